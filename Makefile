@@ -1,0 +1,36 @@
+# Every target does all of its own set-up: a fresh machine needs Python 3.11 and this file.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT ?= demo
+
+.PHONY: demo test test-full lint bench zoo
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install -q torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	$(RUN)/python -m pip install -q -e '.[test]' -c constraints.txt
+	touch $(READY)
+
+demo: $(READY)
+	$(RUN)/advisor demo --out $(OUT)
+
+test: $(READY)
+	$(RUN)/python -m pytest -m "not full"
+
+test-full: $(READY)
+	$(RUN)/python -m pytest
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+bench: $(READY)
+	for b in planning trial_overhead stage_sharing; do $(RUN)/python -m benchmarks.$$b || exit 1; done
+
+# retrains the language models that ship with the package (about 50 minutes on 2 cores)
+zoo: $(READY)
+	$(RUN)/python -m backends.zoo.train stdlib-lm stdlib-lm-large stdlib-gpt2 stdlib-moe

@@ -1,0 +1,201 @@
+"""Carry out a plan: stages, artifact, verification on the untouched split, report. The run folder is what remains."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.plans import save_plan, techniques
+from knowledge.files import write_text
+from knowledge.values import Plan, Workload
+
+if TYPE_CHECKING:
+    from backends.onnx.verify import Verification
+
+    from backends.runner import Pipeline, StageRecord
+    from backends.store import Store
+
+RUN_SCHEMA = "advisor.run/1"
+Progress = Callable[[str], None]
+
+
+def silent(message: str) -> None:
+    """Progress that nobody sees."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, what `run.json` says, and the verdict."""
+
+    folder: Path
+    run: dict[str, Any]
+    verification: Verification
+
+    @property
+    def within_budget(self) -> bool:
+        return bool(self.verification.verdict.within_budget)
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.within_budget else 1
+
+
+def run_plan(
+    plan: Plan,
+    out: Path,
+    *,
+    store: Store | None = None,
+    pipeline: Pipeline | None = None,
+    recommendation: dict[str, Any] | None = None,
+    progress: Progress = silent,
+) -> RunResult:
+    """Execute `plan` into the run folder `out` and verify the file that ships.
+
+    Finished stages are taken from the store: an interrupted run goes on where it stopped. Raises InputError on anything
+    wrong with model or data, RunFailed where a stage could not be carried out.
+    """
+    from backends.runner import EXPORT
+
+    chain = techniques(plan)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_plan(plan, out / "plan.yaml")
+    pipeline = pipeline or open_pipeline(plan, store)
+    baseline = pipeline.baseline
+    progress(f"baseline: {baseline.file_bytes / 1e6:.2f} MB, {_quality(baseline)}")
+    records: list[StageRecord] = []
+    for record in pipeline.run(chain):
+        records.append(record)
+        number = sum(r.technique != EXPORT for r in records)
+        if record.technique != EXPORT:
+            _keep_stage(pipeline.folder(record), out / "stages" / f"{number:02d}-{record.technique}")
+        where = "from the store" if record.reused else f"{record.seconds:.1f} s"
+        progress(f"{record.technique}: {_quality(record)} ({where})")
+    progress("verifying on the untouched split")
+    _ship(pipeline, records[-1], out / "artifact")
+    verification = _verify(plan, pipeline, records[-1])
+    run = {
+        "schema": RUN_SCHEMA,
+        "plan": plan.model_dump(mode="json", by_alias=True),
+        "stages": [_stage_json(record) for record in records],
+        "baseline": _stage_json(baseline),
+        "estimate": plan.estimate.model_dump(mode="json") if plan.estimate else None,
+        "verification": verification.model_dump(mode="json", by_alias=True),
+        "warnings": [w.model_dump(mode="json") for r in records for w in (*r.warnings, *r.decision.skipped)],
+        "recommendation": recommendation,
+    }
+    write_text(out / "verification.json", json.dumps(run["verification"], indent=1))
+    write_text(out / "run.json", json.dumps(run))
+    _report(out, run)
+    return RunResult(out, run, verification)
+
+
+def open_pipeline(plan: Plan, store: Store | None = None) -> Pipeline:
+    """The plan's model and data, loaded."""
+    from backends.runner import Pipeline
+    from backends.store import Store
+
+    return Pipeline.open(
+        plan.model,
+        workload=plan.workload,
+        seed=plan.seed,
+        store=store or Store(),
+        task=plan.task,
+        metric=plan.metric,
+        files=dict(plan.data),
+    )
+
+
+def _quality(record: StageRecord) -> str:
+    return f"{record.quality.metric} {record.quality.value:.4f}"
+
+
+def _keep_stage(folder: Path, target: Path) -> None:
+    """The stage's checkpoint in the run folder; hard links, where the file system has them, cost no space."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for file in sorted(folder.iterdir()):
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copyfile(file, target / file.name)
+
+
+def _ship(pipeline: Pipeline, record: StageRecord, target: Path) -> None:
+    """The artifact folder: the file, and the tokenizer and configuration that belong to it."""
+    from knowledge.files import replacing
+
+    target.mkdir(parents=True, exist_ok=True)
+    with replacing(target / "model.onnx") as temporary:
+        shutil.copyfile(pipeline.file(record), temporary)
+    model = pipeline.source.model
+    if model is not None and model.tokenizer is not None:
+        model.tokenizer.save_pretrained(str(target))
+    config = getattr(model.module, "config", None) if model is not None else None
+    if config is not None and hasattr(config, "save_pretrained"):
+        config.save_pretrained(str(target))
+
+
+def _verify(plan: Plan, pipeline: Pipeline, record: StageRecord) -> Verification:
+    from backends.onnx.verify import verify
+
+    from backends.tasks import reference_outputs
+
+    source = pipeline.source
+    split = source.data.verification
+    reference = reference_outputs(source.predict, split) if source.task.needs_reference else None
+    return verify(
+        pipeline.file(pipeline.baseline),
+        pipeline.file(record),
+        task=source.task,
+        split=split,
+        reference=reference,
+        workload=plan.workload,
+        budget=plan.budget,
+        example=source.example(plan.workload),
+    )
+
+
+def _stage_json(record: StageRecord) -> dict[str, Any]:
+    """A stage for `run.json`: the numbers that a report shows."""
+    return {
+        "technique": record.technique,
+        "family": record.family,
+        "params": record.params,
+        "seconds": record.seconds,
+        "peak_memory_bytes": record.peak_memory_bytes,
+        "parameters": record.layers.parameters,
+        "macs": record.layers.macs,
+        "stored_bytes": record.layers.stored_bytes,
+        "sparsity": record.layers.sparsity,
+        "file_bytes": record.file_bytes,
+        "quality": record.quality.model_dump(mode="json"),
+        "decision": record.decision.model_dump(mode="json", exclude_defaults=True),
+        "reused": record.reused,
+    }
+
+
+def _report(out: Path, run: dict[str, Any]) -> None:
+    from advisor.report import write_run_report
+
+    write_run_report(out, run)
+
+
+def run_summary(stages: Sequence[dict[str, Any]]) -> str:
+    """`channels > finetune > int8_static`, the export left out."""
+    return " > ".join(s["technique"] for s in stages if s["technique"] != "export") or "nothing"
+
+
+def workload_text(workload: Workload) -> str:
+    """The workload in words."""
+    parts = [f"batch {workload.batch}"]
+    if workload.seq_len:
+        parts.append(f"sequence length {workload.seq_len}")
+    if workload.image_size:
+        parts.append("images " + "×".join(map(str, workload.image_size)))
+    return ", ".join([*parts, f"{workload.threads} threads"])

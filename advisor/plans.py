@@ -1,0 +1,88 @@
+"""Plan files: YAML in, checked Plan out; order and parameters are refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from knowledge.files import write_text
+from knowledge.techniques.base import Level, Technique
+from knowledge.techniques.catalog import build
+from knowledge.values import InputError, Plan
+
+
+def load_plan(path: Path, allow_code: bool = False) -> Plan:
+    """A plan from its file; raises InputError naming file, field, value and remedy.
+
+    A plan never runs the user's code on its own: a factory model or a metric function needs `allow_code`.
+    """
+    try:
+        raw = yaml.load(Path(path).read_text(), Loader=yaml.CSafeLoader)
+    except FileNotFoundError:
+        raise InputError("plan", path, "no such file", "make one with `advisor search MODEL --out DIR`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("plan", path, f"cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError("plan", path, f"is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(raw, dict):
+        raise InputError("plan", path, "is not a mapping", "a plan starts with `schema: advisor.plan/1`")
+    plan = _checked(raw, Path(path))
+    check_stages(plan, str(path))
+    if not allow_code:
+        _refuse_code(plan, str(path))
+    return plan
+
+
+def _checked(raw: dict[str, Any], path: Path) -> Plan:
+    try:
+        return Plan.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            remedy = f"known fields: {', '.join(f.alias or n for n, f in Plan.model_fields.items())}"
+            raise InputError(f"{path}: {field}", first["input"], "unknown field", remedy) from None
+        raise InputError(f"{path}: {field}", first["input"], first["msg"].lower()) from None
+
+
+def techniques(plan: Plan, where: str = "stages") -> list[Technique]:
+    """The plan's techniques with their parameters checked."""
+    return [build(stage, f"{where}[{number}]") for number, stage in enumerate(plan.stages)]
+
+
+def check_stages(plan: Plan, where: str) -> None:
+    """Raise InputError where parameters or the order of stages are illegal."""
+    last = None
+    for number, technique in enumerate(techniques(plan, f"{where}: stages")):
+        field = f"{where}: stages[{number}]"
+        if last is None and technique.phase is None:
+            raise InputError(field, technique.id, "nothing to recover from", "put a lossy stage before it")
+        if last is not None and last.level is Level.GRAPH and technique.level is Level.MODEL:
+            problem = f"changes the torch model but stands after {last.id}, which changes the exported file"
+            raise InputError(field, technique.id, problem, f"move it before {last.id}")
+        if last is not None and technique.phase is not None and last.phase is not None and technique.phase < last.phase:
+            problem = f"{technique.family} stands after {last.family}"
+            raise InputError(field, technique.id, problem, f"move it before {last.id}")
+        if technique.phase is not None or last is None:
+            last = technique
+
+
+def _refuse_code(plan: Plan, where: str) -> None:
+    for field, value in (("model", plan.model), ("metric", plan.metric)):
+        if is_code(value):
+            raise InputError(f"{where}: {field}", value, "names code that would run", "add --allow-code if you trust it")
+
+
+def is_code(source: str) -> bool:
+    """Whether a model or metric source is `package.module:name`, the user's own code."""
+    head, colon, name = source.partition(":")
+    return bool(colon) and head != "zoo" and name.isidentifier() and all(part.isidentifier() for part in head.split("."))
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write a plan as YAML that `load_plan` reads back to the same plan."""
+    data = plan.model_dump(mode="json", by_alias=True, exclude_none=True)
+    write_text(path, yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120))

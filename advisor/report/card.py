@@ -1,0 +1,28 @@
+"""The model card that travels with the artifact: what it is, how it was made, what was measured, how to use it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from advisor.report.advice import asked, chain_text, params_text
+from advisor.report.measured import Json, measured, verdict_of
+from advisor.report.render import render_card
+
+
+def model_card(run: Json) -> str:
+    """README.md of the artifact folder."""
+    plan, verification = run["plan"], run["verification"]
+    _, verdict, misses = verdict_of(verification)
+    values: dict[str, Any] = {
+        "model": plan["model"],
+        "target": plan["target"],
+        "chain": chain_text(plan["stages"]),
+        "stages": [(s["technique"], params_text(s["params"])) for s in run["stages"] if s["technique"] != "export"],
+        "asked": asked(plan),
+        "rows": measured(verification) if verification else (),
+        "verdict": verdict,
+        "misses": misses,
+        "explanations": verification["explanations"] if verification else (),
+        "environment": verification["environment"] if verification else {},
+    }
+    return render_card(values)

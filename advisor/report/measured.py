@@ -1,0 +1,108 @@
+"""What was measured on the file that ships, as texts: the verdict, the figures, how far the outputs are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.units import bytes_text, drop_text, ms_text, quality_text, ratio_text, significant
+
+Json = Mapping[str, Any]
+PARITY = {"max_abs_diff": "largest difference", "cosine": "mean cosine", "top1_agreement": "same first choice"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    figure: str
+    before: str
+    after: str
+    change: str
+
+
+def verdict_of(verification: Json | None) -> tuple[str, str, tuple[str, ...]]:
+    """State, one sentence, and what was missed by how much."""
+    if not verification:
+        return "none", "The file was not verified.", ()
+    verdict = verification["verdict"]
+    if verdict["within_budget"]:
+        return "good", "Within the budget, measured on the file that ships.", ()
+    return "bad", "The budget is missed.", tuple(m if isinstance(m, str) else m["text"] for m in verdict["misses"])
+
+
+def quality_drop(verification: Json) -> float:
+    """Measured loss in the metric's unit; negative: a gain."""
+    return drop_between(verification["baseline"]["quality"], verification["compressed"]["quality"])
+
+
+def drop_between(before: Json, after: Json) -> float:
+    """Loss of one score against another: percentage points for accuracies, relative percent otherwise."""
+    worse = before["value"] - after["value"] if after["higher_is_better"] else after["value"] - before["value"]
+    return float(100 * worse if after["unit"] == "pp" else 100 * worse / max(abs(before["value"]), 1e-12))
+
+
+def speed_text(speedup: Json) -> str:
+    return f"{ratio_text(speedup['value'])} faster ({certain_text(speedup)})"
+
+
+def certain_text(ratio: Json) -> str:
+    """The 95 % confidence interval of a ratio."""
+    return f"95 %: {significant(ratio['low'])} to {ratio_text(ratio['high'])}"
+
+
+def tiles(verification: Json, plan: Json) -> tuple[Tile, ...]:
+    """The four figures that a reader looks for first."""
+    before, after, speed = verification["baseline"], verification["compressed"], verification["speedup"]
+    allowed = plan["budget"]["max_drop"]
+    change = drop_text(quality_drop(verification), after["quality"]["unit"])
+    latency = f"{ms_text(before['latency_ms']['p50'])} → {ms_text(after['latency_ms']['p50'])}"
+    memory = f"{bytes_text(before['peak_memory_bytes'])} before"
+    sizes = f"{bytes_text(before['size_bytes'])} → {bytes_text(after['size_bytes'])}"
+    return (
+        Tile("smaller", ratio_text(verification["compression"]), sizes),
+        Tile("faster", ratio_text(speed["value"]), f"{latency} ({certain_text(speed)})"),
+        Tile(
+            after["quality"]["metric"],
+            quality_text(after["quality"]),
+            f"{change}; up to {allowed['amount']:g} {allowed['unit']} may be lost",
+        ),
+        Tile("peak memory", bytes_text(after["peak_memory_bytes"]), memory),
+    )
+
+
+def measured(verification: Json) -> tuple[MeasuredRow, ...]:
+    """Each figure of the uncompressed and of the compressed file."""
+    before, after = verification["baseline"], verification["compressed"]
+
+    def row(figure: str, value: Any, show: Any, change: str = "") -> MeasuredRow:
+        return MeasuredRow(figure, show(value(before)), show(value(after)), change)
+
+    rows = [
+        row("size on disk", lambda m: m["size_bytes"], bytes_text, f"{ratio_text(verification['compression'])} smaller")
+    ]
+    if before.get("download_bytes") and after.get("download_bytes"):
+        gain = f"{ratio_text(before['download_bytes'] / after['download_bytes'])} smaller"
+        rows.append(row("download, entropy coded", lambda m: m["download_bytes"], bytes_text, gain))
+    change = drop_text(quality_drop(verification), after["quality"]["unit"])
+    efficiency = significant(verification["efficiency"])
+    return (
+        *rows,
+        row("latency, median", lambda m: m["latency_ms"]["p50"], ms_text, speed_text(verification["speedup"])),
+        row("latency, 95th percentile", lambda m: m["latency_ms"]["p95"], ms_text),
+        row("peak memory", lambda m: m["peak_memory_bytes"], bytes_text),
+        row(after["quality"]["metric"], lambda m: m["quality"], quality_text, change),
+        MeasuredRow("efficiency", "1", efficiency, "quality ÷ size × speed, relative"),
+    )
+
+
+def parity(verification: Json) -> tuple[tuple[str, str], ...]:
+    """How far the outputs of the two files are apart."""
+    found = verification.get("parity") or {}
+    return tuple((PARITY.get(name, name), f"{value:.5g}") for name, value in found.items() if value is not None)

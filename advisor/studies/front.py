@@ -1,0 +1,80 @@
+"""What a study found: which trials are feasible, which no other beats, and which one is best for the goal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from advisor.studies.space import chain_id
+from knowledge.values import Stage
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Finished, with every limit met."""
+    return trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
+
+
+def pareto_front(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Feasible trials that no other beats in size, speed and quality at once."""
+    candidates = [t for t in trials if feasible(t)]
+    if not candidates:
+        return []
+    a = [t.user_attrs for t in candidates]
+    costs = np.array([[x["size_bytes"], -x["speedup"], x["quality_drop"]] for x in a])  # [trials, 3], smaller is better
+    no_worse = (costs[:, None] <= costs[None]).all(-1)  # [i, j]: i is nowhere worse than j
+    better = (costs[:, None] < costs[None]).any(-1)
+    dominated = (no_worse & better).any(0)
+    unique: dict[tuple[float, ...], FrozenTrial] = {}
+    for trial, cost, lost in zip(candidates, costs, dominated, strict=True):
+        if not lost:
+            unique.setdefault(tuple(cost), trial)
+    return list(unique.values())
+
+
+def score(attributes: dict[str, Any], goal: str) -> tuple[float, ...]:
+    """Larger is better. `overall` is compression × speed-up, S4's efficiency relative to the baseline at equal quality."""
+    size, drop = attributes["size_bytes"], attributes["quality_drop"]
+    if goal == "size":
+        return (-size, attributes["speedup"])
+    if goal in ("latency", "throughput"):
+        return (attributes["speedup"], -size)
+    if goal == "memory":
+        return (-attributes["peak_memory_bytes"], -size)
+    if goal == "quality":
+        return (-drop, -size)
+    return (attributes["speedup"] / size, -drop)
+
+
+def best_trial(trials: Iterable[FrozenTrial], goal: str) -> FrozenTrial | None:
+    """The feasible trial that serves the goal best; the earliest where several tie."""
+    candidates = [t for t in trials if feasible(t)]
+    return max(candidates, key=lambda t: (score(t.user_attrs, goal), -t.number), default=None)
+
+
+def nearest_miss(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Where nothing fits: the trial that misses its limits by the smallest sum of shares."""
+    tried = [t for t in trials if t.constraints]
+    return min(tried, key=lambda t: sum(max(0.0, v) for v in t.constraints.values()), default=None)
+
+
+def trial_rows(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """The trials as rows of `pareto.json`."""
+    rows = []
+    for trial in trials:
+        attributes = trial.user_attrs
+        stages = [Stage.model_validate(s) for s in attributes.get("stages", [])]
+        row = {
+            "number": trial.number,
+            "chain": chain_id(stages),
+            "stages": attributes.get("stages", []),
+            "state": trial.state.name.lower(),
+            "feasible": feasible(trial),
+            "excess": dict(trial.constraints),
+        }
+        measured = ("size_bytes", "compression", "speedup", "latency_ms", "quality", "quality_drop", "peak_memory_bytes")
+        row |= {name: attributes.get(name) for name in (*measured, "stopped_at", "seconds", "work_seconds", "same_as")}
+        rows.append(row)
+    return rows

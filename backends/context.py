@@ -1,0 +1,26 @@
+"""What a stage may look at beside the model it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from backends.data import Data
+from backends.models import InputSpec, LoadedModel
+from backends.tasks import Task
+from knowledge.layers import LayerTable
+from knowledge.values import Workload
+
+
+@dataclass(frozen=True)
+class Context:
+    """Inputs of an executor. `layers` is the profile of the model as it enters the stage."""
+
+    data: Data
+    task: Task
+    workload: Workload
+    layers: LayerTable
+    inputs: tuple[InputSpec, ...]
+    seed: int = 0
+    teacher: LoadedModel | None = None  # the original, uncompressed model
+    options: Mapping[str, str] = field(default_factory=dict)

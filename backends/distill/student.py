@@ -1,0 +1,2 @@
+def skeleton(model, shape):
+    raise NotImplementedError

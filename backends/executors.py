@@ -1,0 +1,37 @@
+"""Which function carries out which technique: one explicit line each, imported only when a stage runs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from knowledge.techniques.base import Technique
+from knowledge.techniques.distill import Distill
+from knowledge.techniques.factorize import Svd
+from knowledge.techniques.fuse import GraphFusion
+from knowledge.techniques.prune import Magnitude
+from knowledge.techniques.quantize import Fp16, Int8Dynamic, Int8Static
+from knowledge.techniques.recover import Finetune
+from knowledge.techniques.reshape import Channels, LayerDrop
+
+EXECUTORS: dict[type[Technique], str] = {
+    Distill: "backends.distill.distill:apply",
+    Channels: "backends.reshape.channels:apply",
+    LayerDrop: "backends.reshape.layer_drop:apply",
+    Svd: "backends.factorize.svd:apply",
+    Magnitude: "backends.prune.magnitude:apply",
+    Finetune: "backends.recover.finetune:apply",
+    Fp16: "backends.onnx.fp16:apply",
+    Int8Dynamic: "backends.onnx.int8_dynamic:apply",
+    Int8Static: "backends.onnx.int8_static:apply",
+    GraphFusion: "backends.onnx.fusion:apply",
+}
+
+
+def executor(technique: type[Technique]) -> Callable[..., Any]:
+    """The function behind a technique. MODEL level: (technique, model, context) -> (model, Decision); GRAPH level:
+    (technique, source path, target path, context) -> Decision."""
+    module, _, name = EXECUTORS[technique].partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found

@@ -1,0 +1,226 @@
+"""Models as the rest of the package sees them: one module, named inputs, one output tensor, a few facts.
+
+    source ──load──► LoadedModel ──forward──► logits [batch, classes] or [batch, time, vocab], or vectors [batch, width]
+                                 ──exportable──► the same as an nn.Module with positional inputs
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knowledge.layers import ModelInfo
+from knowledge.values import Decision, InputError, Workload
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Batch = dict[str, np.ndarray]
+Predict = Callable[[Batch], np.ndarray]
+Output = Literal["tensor", "logits", "embedding"]
+
+DEFAULT_SEQ_LEN = 128
+FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input: strings in `shape` are axes of any length.
+
+    >>> InputSpec("input_ids", "int64", ("batch", "sequence")).sizes(2, 16)
+    (2, 16)
+    """
+
+    name: str
+    dtype: str  # float32 or int64
+    shape: tuple[str | int, ...]  # ("batch", 1, 8, 8), ("batch", "sequence")
+
+    def sizes(self, batch: int, seq_len: int) -> tuple[int, ...]:
+        """The shape as numbers: the first axis is the batch, any other axis of free length a sequence."""
+        free = [batch, *[seq_len] * (len(self.shape) - 1)]
+        return tuple(free[axis] if isinstance(size, str) else size for axis, size in enumerate(self.shape))
+
+
+@dataclass
+class LoadedModel:
+    """A model with what is needed to feed, judge, change and export it."""
+
+    module: nn.Module  # paths in a LayerTable are relative to it
+    info: ModelInfo
+    inputs: tuple[InputSpec, ...]
+    output: Output  # what `forward` returns of the module's result: itself, .logits, or pooled and normalized vectors
+    source: str  # zoo:digits-cnn, a folder, package.module:factory
+    tokenizer: PreTrainedTokenizerBase | None = None
+    files: Path | None = None  # folder whose tokenizer and configuration go into the artifact
+    structure: tuple[Decision, ...] = ()  # surgeries since the source
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        tensor = next(self.module.parameters(), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The one output tensor, differentiable, on the model's device; entries of `batch` that are no inputs are ignored."""
+        tensors = [batch[spec.name].to(self.device) for spec in self.inputs]
+        return _output(self.module, [spec.name for spec in self.inputs], self.output, tensors)
+
+    def example(self, workload: Workload, seed: int = 0) -> Batch:
+        """Random valid inputs in the workload's shape: ids below the vocabulary, masks of ones, normal numbers."""
+        rng = np.random.default_rng(seed)
+        longest = self.info.max_length or DEFAULT_SEQ_LEN
+        seq_len = min(workload.seq_len or min(DEFAULT_SEQ_LEN, longest), self.info.max_length or 10**9)
+        feed: Batch = {}
+        for spec in self.inputs:
+            sizes = spec.sizes(workload.batch, seq_len)
+            if spec.dtype == "float32":
+                feed[spec.name] = rng.standard_normal(sizes).astype(np.float32)
+            elif "mask" in spec.name:
+                feed[spec.name] = np.ones(sizes, dtype=np.int64)
+            else:
+                feed[spec.name] = rng.integers(0, max(self.info.vocab_size, 1), sizes, dtype=np.int64)
+        return feed
+
+    def exportable(self) -> nn.Module:
+        """The model as a module of positional inputs, in `inputs` order, that returns the one tensor. Shares the weights."""
+        return Exportable(self.module, [spec.name for spec in self.inputs], self.output).eval()
+
+    def clone(self) -> LoadedModel:
+        """The same model with weights of its own; everything else is shared."""
+        return dataclasses.replace(self, module=copy.deepcopy(self.module))
+
+
+class Exportable(nn.Module):
+    """A model with positional inputs and one output tensor."""
+
+    def __init__(self, module: nn.Module, names: list[str], output: Output) -> None:
+        super().__init__()
+        self.module, self.names, self.output = module, names, output
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return _output(self.module, self.names, self.output, list(tensors))
+
+
+def _output(module: nn.Module, names: list[str], output: Output, tensors: list[Tensor]) -> Tensor:
+    """Call the module and pick the one tensor: positional for the user's own modules, by name for transformers' models."""
+    if output == "tensor":
+        result = module(*tensors)
+        return result[0] if isinstance(result, tuple) else result
+    named = dict(zip(names, tensors, strict=True))
+    result = module(**named)
+    if output == "logits":
+        return result.logits
+    return pooled(result.last_hidden_state, named.get("attention_mask"))
+
+
+def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over unmasked positions, scaled to length 1. hidden: [batch, time, width], mask: [batch, time] -> [batch, width]."""
+    if mask is None:
+        return F.normalize(hidden.mean(1), dim=-1)
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # [batch, time, 1]
+    return F.normalize((hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9), dim=-1)
+
+
+def predictor(model: LoadedModel) -> Predict:
+    """The model as a function of numpy arrays, in evaluation mode and without gradients."""
+
+    def predict(batch: Batch) -> np.ndarray:
+        was_training = model.module.training
+        model.module.eval()
+        try:
+            with torch.no_grad():
+                tensors = {spec.name: torch.from_numpy(batch[spec.name]) for spec in model.inputs}
+                return model.forward(tensors).float().cpu().numpy()
+        finally:
+            model.module.train(was_training)
+
+    return predict
+
+
+def default_device() -> torch.device:
+    """CUDA when there is one, else the CPU; the environment's ADVISOR_DEVICE overrides."""
+    wanted = os.environ.get("ADVISOR_DEVICE", "")
+    if wanted:
+        return torch.device(wanted)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(source: str, *, task: str | None = None, arch: str | None = None, allow_code: bool = True) -> LoadedModel:
+    """Load a model in float32 and evaluation mode, on the GPU when there is one.
+
+    `source`: zoo:NAME, a Hugging Face folder, a folder that a stage wrote, package.module:factory (runs the user's code,
+    refused unless `allow_code`), or a hub id. Raises InputError naming what is wrong: no such model, unreadable or NaN
+    weights, an architecture or a task that cannot be recognized.
+    """
+    if arch is not None:
+        check_arch(arch)
+    if task is not None:
+        check_task(task)
+    model = _load(str(source), task, arch, allow_code)
+    check_finite(model.module, model.source)
+    model.module.to(default_device()).eval()
+    return model
+
+
+def _load(source: str, task: str | None, arch: str | None, allow_code: bool) -> LoadedModel:
+    folder = Path(source)
+    if source.startswith("zoo:"):
+        from backends.zoo.catalog import load_zoo
+
+        return load_zoo(source.removeprefix("zoo:"))
+    if folder.is_dir():
+        from backends.huggingface import load_folder
+        from backends.structure import is_checkpoint, load_checkpoint
+
+        return load_checkpoint(folder) if is_checkpoint(folder) else load_folder(folder, source, task, arch)
+    if folder.is_file():
+        raise InputError("model", source, "is a file", "give the folder that holds its config.json, or an .onnx file")
+    if FACTORY.fullmatch(source):
+        from backends.factory import load_factory
+
+        if not allow_code:
+            raise InputError("model", source, "would run code of its own", "add --allow-code if you trust it")
+        return load_factory(source, task, arch)
+    if HUB_ID.fullmatch(source) and not source.startswith("."):
+        from backends.huggingface import fetch, load_folder
+
+        return load_folder(fetch(source), source, task, arch)
+    raise InputError(
+        "model", source, "no such folder or file", "give a folder, zoo:NAME, a hub id (owner/name) or package.module:factory"
+    )
+
+
+def check_arch(arch: str) -> None:
+    """Raise InputError for an unknown architecture family."""
+    from backends.recognize import FAMILIES
+    from backends.tasks import nearest
+
+    if arch not in FAMILIES:
+        raise InputError("arch", arch, "unknown architecture", nearest(arch, FAMILIES))
+
+
+def check_task(task: str) -> None:
+    """Raise InputError for an unknown task."""
+    from backends.tasks import task_for
+
+    task_for(task)
+
+
+def check_finite(module: nn.Module, source: str) -> None:
+    """Raise InputError naming the first weight that holds NaN or infinity."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError("model", source, f"{name} holds {bad} NaN or infinite values", "give sound weights")

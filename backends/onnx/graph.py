@@ -1,0 +1,144 @@
+"""Reading, writing and editing ONNX graphs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from knowledge.files import write_bytes
+from knowledge.values import InputError, RunFailed
+
+MICROSOFT = "com.microsoft"
+LARGEST_FILE_BYTES = 2**31 - 2**20  # one protobuf message
+
+
+def load(path: Path) -> ir.Model:
+    """Parse an ONNX file, weights in external files included; raises InputError where it is missing or broken."""
+    if not Path(path).is_file():
+        raise InputError("model", path, "no such file", "give the path of an .onnx file")
+    try:
+        model = ir.load(path)
+    except (DecodeError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError("model", path, f"not a readable ONNX file ({_first_line(error)})", "export it again") from None
+    if not len(model.graph.outputs):
+        raise InputError("model", path, "not a readable ONNX file (it has no outputs)", "export it again")
+    return model
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write a model as one file, replacing `path` in one step; the same model gives the same bytes.
+
+    Raises RunFailed above 2 GB, which one protobuf message cannot hold.
+    """
+    proto = ir.serde.serialize_model(model)
+    if proto.ByteSize() > LARGEST_FILE_BYTES:
+        raise RunFailed(f"{path}: the model takes {proto.ByteSize() / 1e9:.1f} GB, more than the 2 GB of one ONNX file")
+    write_bytes(Path(path), proto.SerializeToString(deterministic=True))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Silence the named loggers for a while."""
+    found = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(found, levels, strict=True):
+            logger.setLevel(level)
+
+
+# -- constants -------------------------------------------------------------------------------------
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array behind an initializer or a Constant node; None for anything computed at run time."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else np.asarray(tensor.numpy())
+
+
+def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new initializer; a taken name gets a number."""
+    unique, count = name, 1
+    while unique in graph.initializers:
+        count += 1
+        unique = f"{name}_{count}"
+    tensor = ir.tensor(np.asarray(array, order="C"), name=unique)
+    value = ir.Value(name=unique, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def drop_unused_constants(graph: ir.Graph) -> None:
+    """Remove initializers that no node reads any more."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+# -- nodes -----------------------------------------------------------------------------------------
+
+
+def add_before(
+    anchor: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    *,
+    domain: str = "",
+    outputs: int = 1,
+    like: ir.Value | None = None,
+    **attributes: int | float | str | Sequence[int],
+) -> list[ir.Value]:
+    """Insert a node before `anchor`; its first output takes the shape and type of `like`."""
+    graph = anchor.graph
+    assert isinstance(graph, ir.Graph)
+    attrs = ir.convenience.convert_attributes(attributes)
+    node = ir.Node(domain, op_type, list(inputs), attrs, num_outputs=outputs)
+    anchor.prepend(node) if node.graph is None else None
+    if domain and domain not in graph.opset_imports:
+        graph.opset_imports[domain] = 1
+    if like is not None:
+        node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
+    return list(node.outputs)
+
+
+def attribute(node: ir.Node, name: str, default: int | float | str) -> int | float | str:
+    """Value of an attribute, or its default where the node does not carry it."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value  # type: ignore[return-value]
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """The one node that reads `value`; None where there are several, none, or where it leaves the graph."""
+    users = {node for node, _ in value.uses()}
+    return users.pop() if len(users) == 1 and not value.is_graph_output() else None
+
+
+def replace(node: ir.Node, values: Sequence[ir.Value]) -> None:
+    """Let `values` take the place of a node's outputs and remove the node; graph outputs keep their names."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    for old, new in zip(node.outputs, values, strict=True):
+        new.shape, new.type = new.shape or old.shape, new.type or old.type
+        if old.is_graph_output():
+            new.name, old.name = old.name, None
+            for i, output in enumerate(graph.outputs):
+                if output is old:
+                    graph.outputs[i] = new
+        old.replace_all_uses_with(new)
+    graph.remove(node, safe=True)

@@ -1,0 +1,71 @@
+"""LSTM weights as 8-bit integers, by ONNX Runtime's own operator."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.onnx import graph as graphs
+from backends.onnx.dense import sibling, symmetric
+from knowledge.values import Refusal
+
+KEPT_ATTRIBUTES = ("hidden_size", "direction", "input_forget", "clip")
+
+
+def quantize_lstms(graph: ir.Graph, technique: str) -> list[Refusal]:
+    """Replace each LSTM with stored weights by DynamicQuantizeLSTM, in place; returns those left in float."""
+    left = []
+    for node in list(graph):
+        if node.op_type != "LSTM" or node.domain != "":
+            continue
+        if reason := _unsupported(node):
+            left.append(
+                Refusal(
+                    technique=technique,
+                    rule="int8-lstm-form",
+                    observed=f"an LSTM with {reason}",
+                    required="the plain form, time first, with stored weights",
+                )
+            )
+            continue
+        _quantize(node, graph)
+    return left
+
+
+def _unsupported(node: ir.Node) -> str:
+    if any(graphs.constant(v) is None or not (v and v.is_initializer()) for v in node.inputs[1:3]):
+        return "computed weights"
+    if graphs.attribute(node, "layout", 0) != 0:
+        return "the batch first"
+    if len(node.inputs) > 7 and node.inputs[7] is not None:
+        return "peepholes"
+    if unknown := set(node.attributes) - {*KEPT_ATTRIBUTES, "layout"}:
+        return ", ".join(sorted(unknown))
+    return ""
+
+
+def _quantize(node: ir.Node, graph: ir.Graph) -> None:
+    inputs = list(node.inputs) + [None] * (8 - len(node.inputs))
+    extra: list[ir.Value] = []
+    for slot in (1, 2):
+        value = inputs[slot]
+        weight = graphs.constant(value)
+        assert weight is not None and value is not None and value.name is not None
+        q, scales = _per_gate(weight.transpose(0, 2, 1))  # the operator wants [directions, inputs, 4 * hidden]
+        name = value.name
+        del graph.initializers[name]
+        value.name = f"{name}_float"
+        inputs[slot] = graphs.add_constant(graph, name, q)
+        extra.append(graphs.add_constant(graph, sibling(name, "scale"), scales))
+        extra.append(graphs.add_constant(graph, sibling(name, "zero"), np.zeros(scales.shape, np.int8)))
+    attributes = {name: node.attributes[name].value for name in KEPT_ATTRIBUTES if name in node.attributes}
+    outputs = graphs.add_before(
+        node, "DynamicQuantizeLSTM", [*inputs, *extra], domain=graphs.MICROSOFT, outputs=len(node.outputs), **attributes
+    )
+    graphs.replace(node, outputs)
+
+
+def _per_gate(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[directions, inputs, 4 * hidden] as int8 with one scale per direction and column: [directions, 4 * hidden]."""
+    pairs = [symmetric(direction, axis=1) for direction in weight]
+    return np.stack([q for q, _ in pairs]), np.stack([scale for _, scale in pairs])

@@ -1,0 +1,82 @@
+"""What flows through a graph on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from backends.onnx.session import CPU, Batch, session_options
+from knowledge.values import InputError
+
+if TYPE_CHECKING:
+    from backends.context import Context
+
+State = TypeVar("State")
+
+SAMPLES = 128
+BATCH = 8
+VALUES_AT_ONCE = 48  # bounds the activations in memory
+
+
+def calibration_batches(context: Context, samples: int = SAMPLES) -> list[Batch]:
+    """The first calibration samples in small batches; raises InputError where there are none."""
+    split = context.data.calibration
+    if not len(split):
+        raise InputError("calibration-data", 0, "no samples", "give some with --calibration-data")
+    names = [spec.name for spec in context.inputs]
+    return [{name: batch[name] for name in names} for batch in split.head(samples).batches(BATCH)]
+
+
+def observe(
+    model: ir.Model,
+    values: Sequence[ir.Value],
+    batches: Iterable[Batch],
+    fold: Callable[[ir.Value, State | None, np.ndarray], State],
+    threads: int = 2,
+) -> dict[ir.Value, State]:
+    """Run the batches and fold every array that each value takes: state = fold(value, state, array)."""
+    states: dict[ir.Value, State] = {}
+    batches = list(batches)
+    for start in range(0, len(values), VALUES_AT_ONCE):
+        chunk = list(values[start : start + VALUES_AT_ONCE])
+        for arrays in _activations(model, chunk, batches, threads):
+            for value, array in zip(chunk, arrays, strict=True):
+                states[value] = fold(value, states.get(value), array)
+    return states
+
+
+def _activations(
+    model: ir.Model, values: Sequence[ir.Value], batches: Sequence[Batch], threads: int
+) -> Iterator[list[np.ndarray]]:
+    outputs = model.graph.outputs
+    count, known = len(outputs), {v.name for v in outputs} | {v.name for v in model.graph.inputs}
+    outputs.extend(v for v in values if v.name not in known)
+    try:
+        payload = ir.serde.serialize_model(model).SerializeToString()
+    finally:
+        while len(outputs) > count:
+            outputs.pop()
+    session = ort.InferenceSession(payload, session_options(threads), providers=[CPU])
+    needed = [spec.name for spec in session.get_inputs()]
+    given = {v.name for v in model.graph.inputs}
+    fetched = [v.name for v in values if v.name not in given]
+    for batch in batches:
+        feed = {name: batch[name] for name in needed}
+        found = dict(zip(fetched, session.run(fetched, feed), strict=True)) if fetched else {}
+        yield [found[v.name] if v.name in found else feed[v.name] for v in values]  # type: ignore[index]
+
+
+def largest_per_channel(value: ir.Value, state: np.ndarray | None, array: np.ndarray) -> np.ndarray:
+    """max |x| over everything but the last axis."""
+    largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
+    return largest if state is None else np.maximum(state, largest)
+
+
+def extremes(value: ir.Value, state: tuple[float, float] | None, array: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest number."""
+    low, high = float(array.min()), float(array.max())
+    return (low, high) if state is None else (min(low, state[0]), max(high, state[1]))

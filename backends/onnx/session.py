@@ -1,0 +1,76 @@
+"""Opening ONNX files for inference, in a way whose time can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from knowledge.values import InputError, RunFailed
+
+Batch = dict[str, np.ndarray]
+Predict = Callable[[Batch], np.ndarray]
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+FATAL_ONLY = 4
+
+
+def open_session(path: Path, threads: int, *, cuda: bool = False, optimized_path: Path | None = None) -> ort.InferenceSession:
+    """Load an ONNX file with threads that sleep while they wait, so that two sessions do not slow each other down.
+
+    `cuda` asks for the GPU where this machine has one. `optimized_path` keeps the graph as the runtime optimized it.
+    Raises InputError where the file is missing, broken or uses operators that the runtime does not have.
+    """
+    if not Path(path).is_file():
+        raise InputError("model", path, "no such file", "give the path of an .onnx file")
+    options = session_options(threads)
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers(cuda))
+    except Exception as error:  # the runtime's exception classes share no public base
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError("model", path, f"ONNX Runtime cannot load it ({reason})", "export it again") from error
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Options for a quiet session with `threads` threads that do not spin."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = FATAL_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def providers(cuda: bool) -> Sequence[str]:
+    """Execution providers in order of preference."""
+    return [CUDA, CPU] if cuda and CUDA in ort.get_available_providers() else [CPU]
+
+
+def session_inputs(session: ort.InferenceSession) -> list[str]:
+    """Names of the inputs."""
+    return [spec.name for spec in session.get_inputs()]
+
+
+def session_predictor(session: ort.InferenceSession) -> Predict:
+    """The first output for a batch that holds every input by name (it may hold more, as labels).
+
+    Raises InputError where an input is missing, RunFailed where the graph cannot compute.
+    """
+    names = session_inputs(session)
+    output = session.get_outputs()[0].name
+
+    def predict(batch: Batch) -> np.ndarray:
+        if missing := [name for name in names if name not in batch]:
+            raise InputError("data", missing[0], "the model needs this input", f"give {', '.join(names)}")
+        try:
+            return np.asarray(session.run([output], {name: batch[name] for name in names})[0])
+        except Exception as error:  # as above
+            shapes = ", ".join(f"{name} {list(batch[name].shape)}" for name in names)
+            reason = str(error).strip().splitlines()[0][:200]
+            raise RunFailed(f"ONNX Runtime failed on {shapes}: {reason}") from error
+
+    return predict

@@ -1,0 +1,58 @@
+"""An ONNX file as the model to compress: only the techniques that change files apply to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.models import InputSpec
+from backends.onnx.session import open_session
+from backends.profile_onnx import profile_onnx
+from knowledge.layers import ModelInfo
+from knowledge.values import InputError, Workload
+
+TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+DEFAULT_SEQ_LEN = 128
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """What loading data and measuring need to know of a file."""
+
+    source: str
+    info: ModelInfo
+    inputs: tuple[InputSpec, ...]
+    tokenizer: Any = None
+
+    def example(self, workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
+        """Random valid inputs in the workload's shape; token ids stay below the vocabulary."""
+        rng = np.random.default_rng(seed)
+        sizes = {0: workload.batch, 1: workload.seq_len or DEFAULT_SEQ_LEN}
+        feed = {}
+        for spec in self.inputs:
+            shape = [sizes.get(axis, 1) if isinstance(size, str) else size for axis, size in enumerate(spec.shape)]
+            if spec.dtype == "float32":
+                feed[spec.name] = rng.standard_normal(shape).astype(np.float32)
+            elif "mask" in spec.name:
+                feed[spec.name] = np.ones(shape, dtype=spec.dtype)
+            else:
+                feed[spec.name] = rng.integers(0, max(self.info.vocab_size, 1), shape).astype(spec.dtype)
+        return feed
+
+
+def described(path: Path, task: str | None) -> OnnxModel:
+    """Read a file's inputs and layers; raises InputError for a corrupt file, an unknown input type or a missing task."""
+    if not task:
+        raise InputError("task", "", f"{path} does not say what it is for", "add --task image-classification (or another)")
+    session = open_session(path, 1)
+    inputs = []
+    for item in session.get_inputs():
+        if item.type not in TYPES:
+            raise InputError("model", path, f"input {item.name} has type {item.type}", f"known: {', '.join(TYPES)}")
+        shape = tuple(size if isinstance(size, int) else str(size or f"axis{axis}") for axis, size in enumerate(item.shape))
+        inputs.append(InputSpec(item.name, TYPES[item.type], shape))
+    layers = profile_onnx(path).with_info(task=task)
+    return OnnxModel(str(path), layers.info, tuple(inputs))

@@ -1,0 +1,97 @@
+"""Magnitude pruning: which weights are smallest (tensor functions), and setting them to zero (the model)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from backends.context import Context
+from backends.models import LoadedModel
+from backends.structure import changed
+from backends.surgery import weight_tensors
+from knowledge.techniques.prune import Magnitude
+from knowledge.values import Decision
+
+# -- tensors ---------------------------------------------------------------------------------------
+
+
+def smallest(scores: Tensor, count: int) -> Tensor:
+    """True for exactly `count` entries of a flat tensor, those with the lowest scores; ties go by position.
+
+    By `kthvalue`, which has no limit on size (`torch.quantile` fails above 2^24 entries).
+
+    >>> smallest(torch.tensor([3.0, 1.0, 2.0, 1.0, 1.0]), 2).tolist()
+    [False, True, False, True, False]
+    """
+    if count <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    limit = torch.kthvalue(scores, count).values
+    below = scores < limit
+    ties = torch.nonzero(scores == limit).flatten()[: count - int(below.sum())]
+    below[ties] = True
+    return below
+
+
+def kept_locally(weights: Sequence[Tensor], ratio: float) -> list[Tensor]:
+    """Mask of the weights that stay: each tensor loses `ratio` of its own. Shapes as given, bool."""
+    return [~smallest(w.abs().flatten(), round(ratio * w.numel())).view(w.shape) for w in weights]
+
+
+def kept_globally(weights: Sequence[Tensor], ratio: float) -> list[Tensor]:
+    """Mask of the weights that stay: all tensors together lose `ratio` of their weights, the smallest of all."""
+    scores = torch.cat([w.abs().flatten() for w in weights])
+    kept = ~smallest(scores, round(ratio * scores.numel()))
+    return [part.view(w.shape) for part, w in zip(kept.split([w.numel() for w in weights]), weights, strict=True)]
+
+
+def kept_above(weights: Sequence[Tensor], threshold: float) -> list[Tensor]:
+    """Mask of the weights that stay: those at least `threshold` in absolute value."""
+    return [w.abs() >= threshold for w in weights]
+
+
+# -- the model -------------------------------------------------------------------------------------
+
+
+def apply(technique: Magnitude, model: LoadedModel, context: Context) -> tuple[LoadedModel, Decision]:
+    """Set the smallest weights of linear, convolution, recurrent and expert layers to zero, in place.
+
+    Norms, embeddings and biases stay, and so does a layer whose weights belong to an embedding. The decision holds the
+    share of non-zero weights per layer.
+    """
+    paths = context.layers.path[technique.touches(context.layers)].tolist()
+    layers = {path: weight_tensors(model.module, path) for path in paths}
+    weights = {name: weight for found in layers.values() for name, weight in found.items()}
+    with torch.no_grad():
+        for weight, kept in zip(weights.values(), _masks(technique, layers), strict=True):
+            weight.mul_(kept)
+    decision = Decision(technique=technique.id, density={path: density(found) for path, found in layers.items()})
+    return changed(model, decision), decision
+
+
+def _masks(technique: Magnitude, layers: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
+    weights = [weight.detach() for found in layers.values() for weight in found.values()]
+    if technique.threshold is not None:
+        return kept_above(weights, technique.threshold)
+    if technique.scope == "global":
+        return kept_globally(weights, technique.ratio)
+    masks = []
+    for found in layers.values():  # a layer of several tensors (gates, factors) is one layer
+        masks += kept_globally([w.detach() for w in found.values()], technique.ratio)
+    return masks
+
+
+def density(weights: Mapping[str, Tensor]) -> float:
+    """Share of a layer's weights that are not zero."""
+    return sum(int(torch.count_nonzero(w)) for w in weights.values()) / sum(w.numel() for w in weights.values())
+
+
+def zero_masks(model: LoadedModel) -> dict[str, Tensor]:
+    """Masks by parameter name that keep today's zeros of a pruned model; empty where nothing was pruned before.
+
+    Zeros are read off the weights, so a model that comes back from disk trains on under the same masks.
+    """
+    pruned = {path for decision in model.structure for path in decision.density}
+    found = [weight_tensors(model.module, path) for path in sorted(pruned)]
+    return {name: weight.detach() != 0 for tensors in found for name, weight in tensors.items()}

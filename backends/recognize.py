@@ -1,0 +1,76 @@
+"""What kind of model a module is, read from its parts."""
+
+from __future__ import annotations
+
+from typing import Any, cast, get_args
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from knowledge.layers import Family
+from knowledge.values import InputError
+
+FAMILIES: tuple[str, ...] = get_args(Family)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+_EXPERT_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def expert_count(config: Any) -> int:
+    """Experts per block that a transformers configuration declares; 0 for a dense model."""
+    counts = [getattr(config, name, 0) for name in _EXPERT_FIELDS]
+    return max((c for c in counts if isinstance(c, int)), default=0)
+
+
+def has_attention(module: nn.Module) -> bool:
+    """Whether some part projects queries, keys and values: torch's own attention, or an "attention" with linear layers."""
+    for part in module.modules():
+        if isinstance(part, nn.MultiheadAttention):
+            return True
+        if "attention" in type(part).__name__.lower():
+            projections = [p for p in part.modules() if isinstance(p, nn.Linear | Conv1D)]
+            if len(projections) >= 2:  # squeeze-and-excite blocks call themselves attention, but hold convolutions
+                return True
+    return False
+
+
+def has_experts(module: nn.Module) -> bool:
+    """Whether some part is a set of experts."""
+    named = any(name.rsplit(".", 1)[-1] == "experts" for name, _ in module.named_modules())
+    return named or expert_count(getattr(module, "config", None)) > 1
+
+
+def family(module: nn.Module, source: str, told: str | None = None) -> Family:
+    """Architecture family of a module; `told` decides where given. Raises InputError asking for --arch when unclear."""
+    if told is not None:
+        return cast(Family, told)
+    if has_experts(module):
+        return "moe"
+    if has_attention(module) or getattr(getattr(module, "config", None), "num_attention_heads", 0):
+        return "transformer"
+    recurrent = any(isinstance(p, RECURRENT) for p in module.modules())
+    convolution = any(isinstance(p, CONVOLUTION) for p in module.modules())
+    if recurrent != convolution:
+        return "rnn" if recurrent else "cnn"
+    problem = "holds recurrent and convolution layers" if recurrent else "holds no layer that tells its family"
+    raise InputError("arch", source, f"the architecture is unclear: it {problem}", f"add --arch ({', '.join(FAMILIES)})")
+
+
+
+def subfamily(module: nn.Module, kind: Family, task: str) -> str:
+    """The finer kind that rules look at: encoder, decoder, vision-transformer, residual-cnn, depthwise-cnn, lstm, …"""
+    if kind == "moe":
+        return "moe"
+    if kind == "rnn":
+        names = {type(p).__name__.lower().removesuffix("cell") for p in module.modules() if isinstance(p, RECURRENT)}
+        return min(names, default="rnn")
+    if kind == "transformer":
+        vision = task == "image-classification"
+        return "vision-transformer" if vision else "decoder" if task == "causal-lm" else "encoder"
+    convolutions = [p for p in module.modules() if isinstance(p, CONVOLUTION)]
+    if any(p.groups > 1 and p.groups == p.in_channels for p in convolutions):
+        return "depthwise-cnn"
+    named = (type(p).__name__.lower() for p in module.modules())
+    residual = any(word in name for name in named for word in ("residual", "resnet", "basicblock", "bottleneck"))
+    return "residual-cnn" if residual else "plain-cnn"

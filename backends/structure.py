@@ -1,0 +1,183 @@
+"""Changed models on disk: safetensors with the weights, JSON with the surgeries that rebuild the structure. No pickles.
+
+    <folder>/model.safetensors     every parameter and buffer, tied weights once
+             structure.json        {"schema", "source", "task", "info", "decisions"}
+
+Loading takes the source, replays the surgeries without data, and fills in the weights, all of them and no others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from backends.blocks import drop_blocks
+from backends.distill.student import skeleton
+from backends.models import LoadedModel, load
+from backends.surgery import empty_factors, replace_module, resize
+from knowledge.files import replacing, write_text
+from knowledge.layers import ModelInfo
+from knowledge.values import Decision, InputError
+
+WEIGHTS, STRUCTURE = "model.safetensors", "structure.json"
+SCHEMA = "advisor.structure/1"
+
+
+def changed(model: LoadedModel, decision: Decision) -> LoadedModel:
+    """The model with a surgery that has been done written into its structure and its facts."""
+    bare = decision.model_copy(update={"curve": (), "skipped": ()})
+    info = info_after(model.info, decision)
+    return dataclasses.replace(model, info=info, structure=(*model.structure, bare))
+
+
+def info_after(info: ModelInfo, decision: Decision) -> ModelInfo:
+    """The model's facts after a decision."""
+    if decision.student is not None:
+        known = {f.name for f in dataclasses.fields(ModelInfo)}
+        sizes = decision.student.model_dump(exclude_none=True)
+        return dataclasses.replace(info, **{k: v for k, v in sizes.items() if k in known})
+    if decision.dropped_blocks:
+        return dataclasses.replace(info, blocks=info.blocks - len(decision.dropped_blocks))
+    return info
+
+
+def rebuild(source: LoadedModel, decisions: Sequence[Decision]) -> LoadedModel:
+    """A model with the structure that these surgeries leave, without data; its weights are to be loaded.
+
+    Changes the module of `source`. Raises ValueError where a decision does not fit it.
+    """
+    model = source
+    for decision in decisions:
+        try:
+            _replay(model, decision)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{decision.technique}: does not fit the source model: {error}") from error
+        model = changed(model, decision)
+    return model
+
+
+def _replay(model: LoadedModel, decision: Decision) -> None:
+    if decision.student is not None:
+        model.module = skeleton(model, decision.student).eval()
+    if decision.dropped_blocks:
+        drop_blocks(model.module, decision.dropped_blocks)
+    for path, shape in decision.shapes.items():
+        resize(model.module.get_submodule(path), shape)
+    for path, rank in decision.ranks.items():
+        replace_module(model.module, path, empty_factors(model.module.get_submodule(path), rank))
+
+
+# -- disk ------------------------------------------------------------------------------------------
+
+
+def save(model: LoadedModel, folder: Path) -> None:
+    """Write a checkpoint; raises RunFailed when the disk is full. An older checkpoint in the folder is replaced."""
+    folder = Path(folder)
+    with replacing(folder / WEIGHTS) as temporary:
+        try:
+            save_file(distinct(model.module), temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from error
+            raise
+    described = {
+        "schema": SCHEMA,
+        "source": model.source,
+        "task": model.info.task,
+        "info": dataclasses.asdict(model.info),
+        "decisions": [d.model_dump(mode="json", exclude_defaults=True) for d in model.structure],
+    }
+    write_text(folder / STRUCTURE, json.dumps(described, indent=1) + "\n")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder holds what `save` writes."""
+    return (Path(folder) / STRUCTURE).is_file()
+
+
+def load_checkpoint(folder: Path) -> LoadedModel:
+    """The model that `save` wrote. Raises InputError where it is missing, truncated, contradictory or holds NaN."""
+    folder = Path(folder)
+    described = _described(folder / STRUCTURE)
+    decisions = [Decision.model_validate(d) for d in described["decisions"]]
+    source = load(described["source"], task=described["task"])
+    if source.structure:
+        raise InputError("checkpoint", folder, "its source is a checkpoint itself", "save it from its first source")
+    try:
+        model = rebuild(source, decisions)
+    except ValueError as error:
+        raise InputError("checkpoint", folder, str(error), "its source has changed: run the plan again") from error
+    fill(model.module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    info = described["info"] | {"image_size": tuple(described["info"]["image_size"])}
+    return dataclasses.replace(model, info=ModelInfo(**info))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; raises InputError when it is missing, truncated or holds NaN."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise InputError("checkpoint", path, "no such file", "run the plan again") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError("checkpoint", path, f"unreadable: {error}", "delete it and run the plan again") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError("checkpoint", path, f"{name} holds NaN or infinity", "run the plan again, gentler")
+    return tensors
+
+
+def distinct(module: nn.Module) -> dict[str, Tensor]:
+    """Every stored tensor by its first name, contiguous and on the CPU; tied ones once."""
+    found: dict[Any, str] = {}
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        if found.setdefault(_identity(name, tensor), name) == name:
+            tensors[name] = tensor.detach().cpu().contiguous().clone()
+    return tensors
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into the module by name, in place so that ties hold; raises InputError unless they match exactly."""
+    state = module.state_dict()
+    names = {_identity(name, tensor): name for name, tensor in reversed(state.items())}  # the first name wins
+    missing, unknown = set(names.values()) - set(tensors), set(tensors) - set(names.values())
+    wrong = [n for n in tensors if n in state and state[n].shape != tensors[n].shape]
+    problems = {"is missing": missing, "is unknown to the model": unknown, "has a wrong shape": wrong}
+    for problem, found in problems.items():
+        if found:
+            raise InputError("checkpoint", path, f"{min(found)} {problem}", "run the plan again")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name].copy_(tensor)
+
+
+def _identity(name: str, tensor: Tensor) -> Any:
+    """Equal for two names of one tensor."""
+    return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads(path.read_text())
+        for decision in described["decisions"]:
+            Decision.model_validate(decision)
+        wanted = {"source", "task", "info"}
+        if described["schema"] != SCHEMA or not wanted <= set(described):
+            raise ValueError(f"schema {described['schema']}, {SCHEMA} is known")
+        ModelInfo(**described["info"])
+    except FileNotFoundError:
+        raise InputError("checkpoint", path, "no such file", "give a folder that a run wrote") from None
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        problem = f"not a checkpoint of this version: {str(error).splitlines()[0]}"
+        raise InputError("checkpoint", path, problem, "run the plan again") from error
+    return described

@@ -1,0 +1,167 @@
+"""Small models of several families on scikit-learn's 8×8 digits, trained on first use and cached.
+
+    digits-cnn    pixels [batch, 1, 8, 8] ─► stem ─► 3 stages of residual blocks, 32 / 64 / 128 channels ─► fc
+    digits-dwcnn  pixels ─► stem ─► depthwise separable blocks ─► fc
+    digits-lstm   sequence [batch, time, 8], the rows of an image ─► LSTM ─► last step ─► fc
+    digits-vit    pixels ─► 16 patches of 2×2 ─► transformer blocks ─► mean ─► head
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from backends.data import Data, Split
+from backends.models import InputSpec, LoadedModel
+from backends.zoo.networks import DepthwiseNet, DigitsLSTM, DigitsViT, ResidualNet
+from knowledge.files import replacing
+from knowledge.layers import ModelInfo
+
+VERSION = 1  # of networks and training: part of the cache's file names
+CLASSES = 10
+IMAGE = (1, 8, 8)
+PARTS = {"train": 1000, "calibration": 100, "search": 297, "verification": 400}
+BATCH = 50
+
+PIXELS = InputSpec("pixels", "float32", ("batch", *IMAGE))
+ROWS = InputSpec("sequence", "float32", ("batch", "sequence", 8))
+
+_NETWORKS: dict[str, Any] = {
+    "digits-cnn": ResidualNet,
+    "digits-dwcnn": DepthwiseNet,
+    "digits-lstm": DigitsLSTM,
+    "digits-vit": DigitsViT,
+}
+_EPOCHS = {"digits-cnn": 12, "digits-dwcnn": 20, "digits-lstm": 40, "digits-vit": 40}
+_RATES = {"digits-cnn": 3e-3, "digits-dwcnn": 3e-3, "digits-lstm": 4e-3, "digits-vit": 2e-3}
+_FACTS: dict[str, dict[str, Any]] = {
+    "digits-cnn": {"family": "cnn", "subfamily": "residual-cnn"},
+    "digits-dwcnn": {"family": "cnn", "subfamily": "depthwise-cnn"},
+    "digits-lstm": {"family": "rnn", "subfamily": "lstm", "max_length": 8},
+    "digits-vit": {"family": "transformer", "subfamily": "vision-transformer"},
+}
+
+
+@cache
+def digits_splits() -> dict[str, Split]:
+    """The digits in four parts with equal shares of every class; always the same, for the models learned one of them."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)[:, None]  # [1797, 1, 8, 8], 0…1
+    labels = digits.target.astype(np.int64)
+    # deal each class's shuffled samples out evenly: position within its class, then class
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(labels))
+    place = np.empty(len(labels))
+    for digit in range(CLASSES):
+        own = order[labels[order] == digit]
+        place[own] = (np.arange(len(own)) + rng.random()) / len(own)
+    dealt = np.argsort(place, kind="stable")
+    ends = np.cumsum(list(PARTS.values()))[:-1]
+    return {part: Split({"pixels": images[rows]}, labels[rows]) for part, rows in zip(PARTS, np.split(dealt, ends), strict=True)}
+
+
+def digits_data(name: str) -> Data:
+    """The four splits in the form that the model takes: images, or rows as a sequence."""
+    splits = digits_splits()
+    if name == "digits-lstm":
+        splits = {part: Split({"sequence": s.inputs["pixels"][:, 0]}, s.labels) for part, s in splits.items()}
+    return Data(**splits)
+
+
+def load_digits_model(name: str) -> LoadedModel:
+    """A digits model with its trained weights, from the cache or trained now."""
+    network = _NETWORKS[name]().eval()
+    network.load_state_dict(_weights(name))
+    recurrent = name == "digits-lstm"
+    info = ModelInfo(
+        name=name,
+        task="sequence-classification" if recurrent else "image-classification",
+        architecture=type(network).__name__,
+        classes=CLASSES,
+        image_size=(0, 0, 0) if recurrent else IMAGE,
+        **network.facts(),
+        **_FACTS[name],
+    )
+    return LoadedModel(network, info, (ROWS if recurrent else PIXELS,), "tensor", f"zoo:{name}")
+
+
+def cache_folder() -> Path:
+    """Where trained zoo models are kept: $ADVISOR_CACHE/zoo, else the user's cache folder."""
+    root = os.environ.get("ADVISOR_CACHE") or platformdirs.user_cache_dir("advisor")
+    return Path(root) / "zoo"
+
+
+def _weights(name: str) -> dict[str, torch.Tensor]:
+    """Trained weights; one process trains, others wait for it. A damaged cache file is replaced."""
+    path = cache_folder() / f"{name}-v{VERSION}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.is_file():
+            try:
+                return load_file(path)
+            except (SafetensorError, OSError):
+                path.unlink()
+        state = train(name).state_dict()
+        with replacing(path) as temporary:
+            save_file({k: v.contiguous() for k, v in state.items()}, temporary)
+        return state
+
+
+def train(name: str) -> nn.Module:
+    """Train a digits model from its seed on the training split: AdamW, one-cycle rate, images shifted by up to one pixel.
+
+    Runs on one thread, so that sums come out the same on every machine; global random state is left as it was.
+    """
+    data = digits_data(name).train
+    images = torch.from_numpy(next(iter(data.inputs.values())))
+    assert data.labels is not None
+    labels = torch.from_numpy(data.labels)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _fit(_NETWORKS[name](), images, labels, _EPOCHS[name], _RATES[name])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int, rate: float) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    update = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
+    steps = epochs * (len(images) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(update, rate, total_steps=steps, pct_start=0.2)
+    network.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(images), generator=generator)
+        for rows in order.split(BATCH):
+            # a shift by one pixel keeps a digit what it is; the last axis is across, the one before it down
+            down, across = (int(s) for s in torch.randint(-1, 2, (2,), generator=generator))
+            batch = shifted(images[rows], down, across)
+            loss = F.cross_entropy(network(batch), labels[rows], label_smoothing=0.05)
+            update.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            update.step()
+            schedule.step()
+    return network.eval()
+
+
+def shifted(images: torch.Tensor, down: int, across: int) -> torch.Tensor:
+    """Images [..., height, width] moved by at most one pixel each way, zeros moving in."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (1, 1, 1, 1))
+    return padded[..., 1 - down : 1 - down + height, 1 - across : 1 - across + width]

@@ -1,0 +1,86 @@
+"""English sentences for the sentence encoder: the standard library's docstrings, read without importing anything."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.models import Batch
+
+MAX_TOKENS = 64
+PARTS = {"train": 1500, "calibration": 128, "search": 128, "verification": 256}
+_MODULES = (
+    "argparse ast asyncio bdb calendar cmd codecs collections concurrent configparser contextlib csv ctypes curses dataclasses dbm decimal "
+    "difflib dis distutils doctest email enum filecmp fileinput fractions ftplib functools getpass gettext glob heapq html http imaplib "
+    "importlib inspect ipaddress json linecache locale logging mailbox mimetypes multiprocessing netrc nntplib numbers operator optparse os "
+    "pathlib pdb pickle pickletools pkgutil platform plistlib poplib pprint profile pstats pydoc queue random re sched selectors shelve "
+    "shlex shutil smtplib socket socketserver sqlite3 ssl statistics string subprocess sysconfig tarfile tempfile textwrap threading "
+    "timeit tkinter tokenize trace traceback types typing unittest urllib uuid venv warnings wave weakref webbrowser wsgiref xml "
+    "xmlrpc zipapp zipfile zoneinfo"
+).split()
+
+
+@cache
+def sentences() -> tuple[str, ...]:
+    """Distinct sentences of 40 to 400 characters that read like English, in an order that only their text decides."""
+    root = Path(sysconfig.get_path("stdlib"))
+    found: set[str] = set()
+    for module in _MODULES:
+        files = [root / f"{module}.py"] if (root / f"{module}.py").is_file() else sorted((root / module).rglob("*.py"))
+        for path in files:
+            if "test" not in path.parent.name and "idle" not in path.parent.name:
+                found |= _docstring_sentences(path.read_text("utf-8", errors="replace"))
+    return tuple(sorted(found, key=lambda s: hashlib.sha256(s.lower().encode()).digest()))
+
+
+def _docstring_sentences(source: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        text = ast.get_docstring(node) or ""
+        for paragraph in text.split("\n\n"):
+            if ">>>" not in paragraph:
+                found |= {s for s in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())) if _english(s)}
+    return found
+
+
+def _english(sentence: str) -> bool:
+    """A full sentence made of words, not a table or a signature."""
+    letters = sum(c.isalpha() or c == " " for c in sentence)
+    return 40 <= len(sentence) <= 400 and sentence[0].isupper() and sentence[-1] in ".!?" and letters > 0.85 * len(sentence)
+
+
+def split_sentences() -> dict[str, list[str]]:
+    """Sentences per part; no sentence (letter case aside) is in two of them."""
+    distinct = list({s.lower(): s for s in sentences()}.values())
+    parts, start = {}, 0
+    for part, count in reversed(PARTS.items()):  # what judges comes first, so that a short library costs training sentences
+        parts[part] = distinct[start : start + count]
+        start += count
+    return parts
+
+
+@cache
+def sentence_data(folder: Path) -> dict[str, Batch]:
+    """Token ids and masks per part, each sentence cut at MAX_TOKENS, ordered by length so that batches need little padding."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.enable_padding(length=MAX_TOKENS)
+    return {part: _tokenized(tokenizer.encode_batch(texts)) for part, texts in split_sentences().items()}
+
+
+def _tokenized(encodings: list) -> Batch:  # type: ignore[type-arg]
+    ids: NDArray[np.int64] = np.array([e.ids for e in encodings], dtype=np.int64)
+    mask: NDArray[np.int64] = np.array([e.attention_mask for e in encodings], dtype=np.int64)
+    order = np.argsort(mask.sum(1), kind="stable")
+    return {"input_ids": ids[order], "attention_mask": mask[order]}

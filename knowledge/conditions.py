@@ -1,0 +1,186 @@
+"""What rules may look at, and the plain mappings in which they say so. Nothing here is evaluated as code.
+
+    when: {arch: transformer}                       equal
+    when: {target.class: [mobile, edge]}            one of
+    when: {max_drop_pp: {ge: 2, le: 5}}             both comparisons
+    when: {target.accelerates: int8_dot}            the list holds it
+    when: {any: [{max_drop_pp: {lt: 2}}, {max_drop_percent: {lt: 2}}]}
+
+All entries of a mapping must hold; an empty mapping always does. A fact that is unknown in a request fails every test
+on it, `ne` and `not` included: a rule never fires on ignorance.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FactValue = str | float | bool | tuple[str, ...] | None
+Facts = Mapping[str, FactValue]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that rules may look at."""
+
+    kind: Literal["choice", "name", "number", "flag", "list"]
+    meaning: str
+    values: tuple[str, ...] = ()  # of a choice or a list
+    unit: str = ""
+
+
+FAMILIES = ("transformer", "cnn", "rnn", "moe")
+TARGET_CLASSES = ("mobile", "edge", "browser", "server", "on-premises")
+FEATURES = ("fp16", "int8_dot", "2:4", "unstructured")
+GOALS = ("size", "latency", "throughput", "memory", "quality", "overall")
+TRAINING = ("none", "light", "full")
+DATA_LEVELS = ("none", "calibration", "unlabeled", "labeled")
+
+VOCABULARY: dict[str, Fact] = {
+    "arch": Fact("choice", "architecture family", FAMILIES),
+    "subfamily": Fact(
+        "choice",
+        "kind of model inside the family",
+        ("encoder", "decoder", "moe", "residual-cnn", "depthwise-cnn", "plain-cnn", "lstm", "vision-transformer"),
+    ),
+    "task": Fact("name", "what the model is used for"),
+    "metric": Fact("choice", "kind of quality that is spent", ("accuracy", "perplexity", "similarity", "fidelity")),
+    "model.given": Fact("flag", "a model was named; otherwise a typical one stands in"),
+    "model.file": Fact("flag", "the model is an exported ONNX file: nothing can be trained or reshaped"),
+    "parameters": Fact("number", "trainable numbers, tied weights once"),
+    "size_bytes": Fact("number", "bytes of the uncompressed file's numbers", unit="B"),
+    "blocks": Fact("number", "repeated blocks"),
+    "experts": Fact("number", "experts per layer"),
+    "embedding_share": Fact("number", "share of the bytes in embeddings, 0 to 1"),
+    "conv_share": Fact("number", "share of the multiply-accumulates in convolutions, 0 to 1"),
+    "overhead_share": Fact("number", "share of the latency that starting operators takes, 0 to 1"),
+    "memory_share": Fact("number", "share of the latency in layers that wait for memory, 0 to 1"),
+    "target": Fact("name", "id of the target"),
+    "target.class": Fact("choice", "where the model runs", TARGET_CLASSES),
+    "target.device": Fact("choice", "what computes", ("cpu", "gpu")),
+    "target.accelerates": Fact("list", "arithmetic faster than dense fp32 there, with a runtime that uses it", FEATURES),
+    "max_drop_pp": Fact("number", "points of accuracy that may be lost", unit="pp"),
+    "max_drop_percent": Fact("number", "relative loss of the score that is allowed", unit="%"),
+    "goal": Fact("choice", "what to improve first", GOALS),
+    "training": Fact("choice", "how much training is possible", TRAINING),
+    "data_level": Fact("choice", "the best data at hand", DATA_LEVELS),
+    "limits": Fact("flag", "a size, latency, memory or speed-up limit was given"),
+    "fits_already": Fact("flag", "the uncompressed model meets every limit of the request and the target"),
+    "wanted_ratio": Fact("number", "uncompressed bytes ÷ the smallest size limit", unit="×"),
+    "wanted_speedup": Fact("number", "speed-up that the limits ask for", unit="×"),
+    "batch": Fact("number", "samples per request"),
+    "seq_len": Fact("number", "tokens or time steps per sample"),
+}
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "ne": operator.ne,
+}
+_NUMERIC_ONLY = {"lt", "le", "gt", "ge"}
+
+
+class ConditionError(ValueError):
+    """A condition that cannot be understood: field, value, problem, remedy."""
+
+    def __init__(self, field: str, value: object, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
+
+
+def check(when: Mapping[str, Any], where: str = "when") -> None:
+    """Raise ConditionError on an unknown fact, operator or value."""
+    for name, wanted in when.items():
+        field = f"{where}.{name}"
+        if name == "any":
+            if not isinstance(wanted, list) or not wanted or not all(isinstance(w, Mapping) for w in wanted):
+                raise ConditionError(field, wanted, "is not a list of mappings", "write `any: [{…}, {…}]`")
+            for number, alternative in enumerate(wanted):
+                check(alternative, f"{field}[{number}]")
+            continue
+        if name not in VOCABULARY:
+            near = difflib.get_close_matches(str(name), VOCABULARY, n=3) or list(VOCABULARY)
+            raise ConditionError(field, wanted, "unknown fact", f"did you mean {', '.join(near)}?")
+        for test, value in _tests(wanted):
+            _check_test(VOCABULARY[name], field, test, value)
+
+
+def _check_test(fact: Fact, field: str, test: str, value: Any) -> None:
+    if test not in _COMPARE and test not in ("in", "not"):
+        raise ConditionError(field, test, "unknown operator", f"known: {', '.join(_COMPARE)}, in, not")
+    if test in _NUMERIC_ONLY and fact.kind != "number":
+        raise ConditionError(field, test, f"compares a {fact.kind} by size", "use eq, ne, in or not")
+    for one in value if isinstance(value, list) else [value]:
+        _check_value(fact, field, one)
+
+
+def _check_value(fact: Fact, field: str, value: Any) -> None:
+    if fact.kind == "number":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConditionError(field, value, "is not a number", f"the fact is {fact.meaning}")
+    elif fact.kind == "flag":
+        if not isinstance(value, bool):
+            raise ConditionError(field, value, "is not true or false")
+    elif not isinstance(value, str):
+        raise ConditionError(field, value, "is not a name", f"the fact is {fact.meaning}")
+    elif fact.values and value not in fact.values:
+        raise ConditionError(field, value, "is never seen", f"values: {', '.join(fact.values)}")
+
+
+def _tests(wanted: Any) -> Iterator[tuple[str, Any]]:
+    """(operator, value) pairs of one entry: a bare value is `eq`, a list is `in`."""
+    if isinstance(wanted, Mapping):
+        yield from ((str(test), value) for test, value in wanted.items())
+    elif isinstance(wanted, list):
+        yield "in", wanted
+    else:
+        yield "eq", wanted
+
+
+def holds(when: Mapping[str, Any], facts: Facts) -> bool:
+    """Whether every entry of a checked condition holds.
+
+    >>> holds({"arch": "cnn", "max_drop_pp": {"lt": 2}}, {"arch": "cnn", "max_drop_pp": 1.0})
+    True
+    >>> holds({"max_drop_pp": {"ne": 3}}, {})
+    False
+    """
+    for name, wanted in when.items():
+        if name == "any":
+            if not any(holds(alternative, facts) for alternative in wanted):
+                return False
+            continue
+        seen = facts.get(name)
+        if seen is None or not all(_passes(seen, test, value) for test, value in _tests(wanted)):
+            return False
+    return True
+
+
+def _passes(seen: Any, test: str, value: Any) -> bool:
+    if isinstance(seen, tuple):  # a list fact: membership instead of equality
+        wanted = set(value if isinstance(value, list) else [value])
+        hit = bool(wanted & set(seen))
+        return not hit if test in ("not", "ne") else hit
+    if test == "in":
+        return seen in (value if isinstance(value, list) else [value])
+    if test == "not":
+        return seen not in (value if isinstance(value, list) else [value])
+    return _COMPARE[test](seen, value)
+
+
+def reads(when: Mapping[str, Any]) -> set[str]:
+    """Names of the facts that a condition looks at."""
+    found: set[str] = set()
+    for name, wanted in when.items():
+        if name == "any":
+            for alternative in wanted:
+                found |= reads(alternative)
+        else:
+            found.add(name)
+    return found

@@ -1,0 +1,32 @@
+"""Recovery: training that wins back what a lossy stage cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from knowledge.layers import LayerTable
+from knowledge.techniques.base import Choices, Family, Level, Need, Range, Technique
+from knowledge.values import Decision
+
+
+class Finetune(Technique):
+    """Train the compressed model for a few epochs; zeros of a pruned model stay zero.
+
+    With labels it minimizes the task's loss; where there are none it follows the original model's outputs. AdamW with a
+    one-cycle schedule (arXiv:1711.05101, arXiv:1708.07120).
+    """
+
+    id: ClassVar[str] = "finetune"
+    family: ClassVar[Family] = Family.RECOVER
+    level: ClassVar[Level] = Level.MODEL
+    phase: ClassVar[None] = None
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.UNLABELED, Need.TRAINING})
+    paper: ClassVar[str] = "arXiv:1711.05101"
+
+    epochs: Annotated[int, Field(ge=0), Choices(3, 6)] = 3
+    learning_rate: Annotated[float, Field(gt=0), Range(3e-4, 3e-3, log=True)] = 1e-3
+
+    def effect(self, layers: LayerTable, decision: Decision | None = None) -> LayerTable:
+        return layers

@@ -1,0 +1,99 @@
+import optuna
+import pytest
+
+from advisor.studies.front import best_trial, feasible, nearest_miss, pareto_front, trial_rows
+from advisor.studies.space import chain_id, searched, starting_point, suggest
+from advisor.studies.study import open_storage
+from knowledge.layers import LayerTable, ModelInfo
+from knowledge.techniques.catalog import build
+from knowledge.values import InputError, Stage
+
+ROWS = [
+    {"path": "stem", "kind": "conv", "role": "stem", "outputs": 32, "inputs": 1, "kernel": 9},
+    {"path": "fc", "kind": "linear", "role": "head", "outputs": 10, "inputs": 32},
+]
+CNN = LayerTable.of(ROWS, ModelInfo("cnn", "cnn", "image-classification"))
+CHAIN = (
+    Stage(technique="channels", params={"round_to": 8}),
+    Stage(technique="finetune"),
+    Stage(technique="magnitude"),
+    Stage(technique="finetune"),
+    Stage(technique="int8_static"),
+)
+
+
+def test_every_searchable_parameter_has_one_name():
+    names = [name for *_, name, _ in searched(CHAIN, CNN)]
+    assert len(names) == len(set(names))
+    assert "channels.ratio" in names
+    assert "finetune.epochs" in names
+    assert "finetune#2.epochs" in names
+    assert "int8_static.embeddings" not in names  # this model has none
+
+
+def test_the_first_trial_is_the_chain_as_recommended():
+    start = starting_point(CHAIN, CNN)
+    trial = optuna.trial.FixedTrial(start)
+    assert trial.suggest_categorical("chain", [chain_id(CHAIN)]) == chain_id(CHAIN)
+    stages = suggest(trial, CHAIN, CNN)
+    assert [build(s) for s in stages] == [build(s) for s in CHAIN]
+    assert stages[0].params["round_to"] == 8  # what is not searched stays
+
+
+def test_suggested_stages_are_always_valid():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        for stage in suggest(study.ask(), CHAIN, CNN):
+            build(stage)
+
+
+def trial(number, size, speed, drop, allowed=2.0, state=optuna.trial.TrialState.COMPLETE):
+    made = optuna.trial.create_trial(
+        state=state,
+        values=[size, speed] if state is optuna.trial.TrialState.COMPLETE else None,
+        user_attrs={"size_bytes": size, "speedup": speed, "quality_drop": drop, "stages": [{"technique": "fp16", "params": {}}]},
+        system_attrs={},
+    )
+    made.number = number
+    made.set_constraint("quality", drop - allowed)
+    return made
+
+
+TRIALS = [
+    trial(0, 100, 1.0, 0.0),
+    trial(1, 50, 2.0, 1.0),
+    trial(2, 60, 1.5, 1.5),  # beaten by 1
+    trial(3, 25, 3.0, 9.0),  # over the budget
+    trial(4, 40, 1.0, 1.9),
+    trial(5, 10, 9.0, 0.0, state=optuna.trial.TrialState.FAIL),
+]
+
+
+def test_the_front_holds_what_no_feasible_trial_beats():
+    assert [t.number for t in pareto_front(TRIALS)] == [0, 1, 4]
+    assert not feasible(TRIALS[3])
+    assert not feasible(TRIALS[5])
+    assert pareto_front([TRIALS[3]]) == []
+
+
+@pytest.mark.parametrize(("goal", "winner"), [("size", 4), ("latency", 1), ("quality", 0), ("overall", 1)])
+def test_the_best_trial_serves_the_goal(goal, winner):
+    assert best_trial(TRIALS, goal).number == winner
+
+
+def test_where_nothing_fits_the_nearest_miss_is_known():
+    assert best_trial([TRIALS[3]], "size") is None
+    assert nearest_miss([trial(0, 1, 1, 7.0), TRIALS[3]]).number == 0
+
+
+def test_rows_name_the_limit_that_a_trial_misses():
+    row = trial_rows([TRIALS[3]])[0]
+    assert row["feasible"] is False
+    assert row["excess"] == {"quality": 7.0}
+
+
+def test_a_storage_that_cannot_be_opened_is_refused():
+    with pytest.raises(InputError, match="storage"):
+        open_storage("sqlite:////no/such/folder/study.db")
+    with pytest.raises(InputError, match="storage"):
+        open_storage("nonsense://x")

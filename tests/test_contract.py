@@ -1,0 +1,112 @@
+"""One contract for every technique: the table that `effect` gives with the decision is the profile of the real result.
+
+The quick half runs one model per technique; the whole matrix is marked `full` (make test-full).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from backends.executors import EXECUTORS, executor
+from backends.models import predictor
+from backends.onnx.session import open_session, session_predictor
+from backends.onnx.weights import weight_bytes
+from backends.profile import profile
+from backends.runner import Pipeline
+from backends.store import Store
+from backends.structure import load_checkpoint
+from knowledge.deploy import deployed
+from knowledge.techniques.base import Level
+from knowledge.techniques.catalog import CATALOG, build
+from knowledge.values import Stage, Workload
+
+MODELS = (
+    "digits-cnn", "digits-dwcnn", "digits-lstm", "digits-vit",
+    "stdlib-lm", "stdlib-lm-large", "stdlib-gpt2", "stdlib-moe", "minilm",
+)  # fmt: skip
+QUICK = {
+    "distill": "digits-vit",
+    "channels": "digits-cnn",
+    "layer_drop": "stdlib-gpt2",
+    "svd": "stdlib-lm",
+    "magnitude": "digits-dwcnn",
+    "finetune": "digits-lstm",
+    "fp16": "digits-vit",
+    "int8_dynamic": "minilm",
+    "int8_static": "digits-cnn",
+    "graph_fusion": "stdlib-lm",
+}
+# little training: the contract is about structure, and quality has tests of its own
+PARAMS = {"distill": {"epochs": 0, "compression": 2.0}, "finetune": {"epochs": 0}}
+WORKLOADS = {"stdlib": Workload(seq_len=64), "minilm": Workload(seq_len=64), "digits": Workload()}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def pipelines(store):
+    opened = {}
+
+    def get(name: str) -> Pipeline:
+        if name not in opened:
+            workload = WORKLOADS[name.split("-")[0]]
+            opened[name] = Pipeline.open(f"zoo:{name}", workload=workload, seed=0, store=store)
+        return opened[name]
+
+    return get
+
+
+def technique(name: str):
+    return build(Stage(technique=name, params=PARAMS.get(name, {})))
+
+
+def pairs():
+    for name in CATALOG:
+        for model in MODELS:
+            marks = [] if QUICK[name] == model else [pytest.mark.full]
+            yield pytest.param(name, model, marks=marks, id=f"{name}-{model}")
+
+
+def test_every_technique_of_the_catalog_has_an_executor_that_imports():
+    assert {cls.id for cls in EXECUTORS} == set(CATALOG)
+    for cls in EXECUTORS:
+        assert callable(executor(cls))
+
+
+@pytest.mark.parametrize(("name", "model"), pairs())
+def test_effect_equals_the_profile_of_the_real_result(name, model, pipelines):
+    pipeline, chosen = pipelines(model), technique(name)
+    if refusals := list(chosen.refusals(pipeline.original_layers)):
+        assert all(r.observed and r.required for r in refusals)
+        pytest.skip(refusals[0].text)
+    records = list(pipeline.run([chosen]))
+    assert [w for r in records for w in r.warnings] == []  # parameters and MACs exactly, by the runner's own check
+    last = records[-1]
+    stored = last.layers.stored_bytes
+    assert stored == pytest.approx(weight_bytes(pipeline.file(last)), rel=0.01)
+    if chosen.level is Level.MODEL:
+        stage = records[0]
+        expected = chosen.effect(pipeline.original_layers, stage.decision)
+        rebuilt = load_checkpoint(pipeline.folder(stage))
+        real = profile(rebuilt, pipeline.workload)
+        assert (expected.parameters, expected.macs) == (real.parameters, real.macs)
+        assert deployed(expected).stored_bytes == pytest.approx(weight_bytes(pipeline.file(last)), rel=0.01)
+        split = pipeline.source.data.search.head(8)
+        batch = next(iter(split.batches(8)))
+        in_file = session_predictor(open_session(pipeline.file(last), 1))(batch)
+        np.testing.assert_allclose(in_file, predictor(rebuilt)(batch), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", sorted(n for n in CATALOG if n != "graph_fusion"))
+def test_the_same_seed_gives_the_same_bytes(name, pipelines, tmp_path):
+    first = pipelines(QUICK[name])
+    again = Pipeline(first.source, first.workload, first.seed, Store(tmp_path))
+    files = []
+    for pipeline in (first, again):
+        torch.rand(3)  # a stage must not depend on where the global generator stands
+        *_, last = pipeline.run([technique(name)])
+        files.append(pipeline.file(last).read_bytes())
+    assert files[0] == files[1]
