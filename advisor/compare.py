@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor.report import read_run
-from advisor.report.advice import chain_text
 from advisor.report.measured import quality_drop
+from advisor.texts import chain_text
 from knowledge.values import InputError, Value
 
 COMPARE_SCHEMA = "advisor.compare/1"
@@ -79,25 +79,20 @@ def _row(folder: Path, run: dict[str, Any]) -> ComparedRun:
 
 def cautions(runs: Sequence[dict[str, Any]]) -> list[str]:
     """What differs between runs and makes a column incomparable."""
-    looked_at = {
-        "models": [r["plan"]["model"] for r in runs],
-        "workloads": [r["plan"]["workload"] for r in runs],
-        "metrics": [r["verification"]["compressed"]["quality"]["metric"] for r in runs],
-        "evaluation data": [r["plan"].get("data", {}).get("eval", "") for r in runs],
-        "seeds, hence verification splits": [r["plan"]["seed"] for r in runs],
-        "machines or library versions": [r["verification"]["environment"] for r in runs],
-    }
-    means = {
-        "models": "sizes and quality are of different models",
-        "workloads": "latencies are of different requests",
-        "metrics": "quality columns mean different things",
-        "evaluation data": "quality was measured on different data",
-        "seeds, hence verification splits": "quality was measured on different samples",
-        "machines or library versions": "latencies were taken in different places",
-    }
-    return [
-        f"different {name}: {means[name]}" for name, values in looked_at.items() if any(v != values[0] for v in values)
-    ]
+    looked_at: tuple[tuple[str, str, list[Any]], ...] = (
+        ("models", "sizes and quality are of different models", [r["plan"]["model"] for r in runs]),
+        ("workloads", "latencies are of different requests", [r["plan"]["workload"] for r in runs]),
+        ("metrics", "qualities mean different things", [_after(r)["quality"]["metric"] for r in runs]),
+        ("data", "quality was measured on different data", [r["plan"].get("data", {}).get("eval", "") for r in runs]),
+        ("seeds", "quality was measured on different samples", [r["plan"]["seed"] for r in runs]),
+        ("environments", "latencies were taken in different places", [r["verification"]["environment"] for r in runs]),
+    )
+    return [f"different {name}: {text}" for name, text, values in looked_at if any(v != values[0] for v in values)]
+
+
+def _after(run: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = run["verification"]["compressed"]
+    return found
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:

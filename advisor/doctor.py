@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -18,6 +18,7 @@ from packaging.version import Version
 from advisor.readiness import Readiness, readiness
 from knowledge.values import Value
 
+DOCTOR_SCHEMA = "advisor.doctor/1"
 DISTRIBUTION = "compression-advisor"
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 LOW_DISK_BYTES = 2 * 10**9
@@ -52,6 +53,10 @@ class Diagnosis(Value):
     @property
     def exit_code(self) -> int:
         return int(any(c.status == "missing" for c in self.checks) or not all(t.runs for t in self.techniques))
+
+
+def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {"schema": DOCTOR_SCHEMA, **diagnosis.model_dump(mode="json")}
 
 
 def diagnose_machine() -> Diagnosis:

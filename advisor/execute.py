@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.plans import save_plan, techniques
 from knowledge.files import write_text
-from knowledge.values import Plan, Workload
+from knowledge.values import Plan
 
 if TYPE_CHECKING:
     from backends.onnx.verify import Verification
@@ -59,14 +59,15 @@ def run_plan(
     Finished stages are taken from the store: an interrupted run goes on where it stopped. Raises InputError on anything
     wrong with model or data, RunFailed where a stage could not be carried out.
     """
+    from advisor.report.layers import layer_rows
     from backends.runner import EXPORT
 
     chain = techniques(plan)
+    pipeline = pipeline or open_pipeline(plan, store)  # a bad model or bad data leave no folder behind
+    baseline = pipeline.baseline
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     save_plan(plan, out / "plan.yaml")
-    pipeline = pipeline or open_pipeline(plan, store)
-    baseline = pipeline.baseline
     progress(f"baseline: {baseline.file_bytes / 1e6:.2f} MB, {_quality(baseline)}")
     records: list[StageRecord] = []
     for record in pipeline.run(chain):
@@ -78,7 +79,7 @@ def run_plan(
         progress(f"{record.technique}: {_quality(record)} ({where})")
     progress("verifying on the untouched split")
     _ship(pipeline, records[-1], out / "artifact")
-    verification = _verify(plan, pipeline, records[-1])
+    verification = measure(plan, pipeline, pipeline.file(records[-1]))
     run = {
         "schema": RUN_SCHEMA,
         "plan": plan.model_dump(mode="json", by_alias=True),
@@ -88,6 +89,7 @@ def run_plan(
         "verification": verification.model_dump(mode="json", by_alias=True),
         "warnings": [w.model_dump(mode="json") for r in records for w in (*r.warnings, *r.decision.skipped)],
         "recommendation": recommendation,
+        "layers": layer_rows(baseline.layers, records[-1].layers),
     }
     write_text(out / "verification.json", json.dumps(run["verification"], indent=1))
     write_text(out / "run.json", json.dumps(run))
@@ -141,7 +143,8 @@ def _ship(pipeline: Pipeline, record: StageRecord, target: Path) -> None:
         config.save_pretrained(str(target))
 
 
-def _verify(plan: Plan, pipeline: Pipeline, record: StageRecord) -> Verification:
+def measure(plan: Plan, pipeline: Pipeline, file: Path) -> Verification:
+    """Size, speed, memory and quality of `file` against the uncompressed model's, on the verification split."""
     from backends.onnx.verify import verify
 
     from backends.tasks import reference_outputs
@@ -151,13 +154,12 @@ def _verify(plan: Plan, pipeline: Pipeline, record: StageRecord) -> Verification
     reference = reference_outputs(source.predict, split) if source.task.needs_reference else None
     return verify(
         pipeline.file(pipeline.baseline),
-        pipeline.file(record),
+        file,
         task=source.task,
         split=split,
         reference=reference,
         workload=plan.workload,
         budget=plan.budget,
-        example=source.example(plan.workload),
     )
 
 
@@ -184,18 +186,3 @@ def _report(out: Path, run: dict[str, Any]) -> None:
     from advisor.report import write_run_report
 
     write_run_report(out, run)
-
-
-def run_summary(stages: Sequence[dict[str, Any]]) -> str:
-    """`channels > finetune > int8_static`, the export left out."""
-    return " > ".join(s["technique"] for s in stages if s["technique"] != "export") or "nothing"
-
-
-def workload_text(workload: Workload) -> str:
-    """The workload in words."""
-    parts = [f"batch {workload.batch}"]
-    if workload.seq_len:
-        parts.append(f"sequence length {workload.seq_len}")
-    if workload.image_size:
-        parts.append("images " + "×".join(map(str, workload.image_size)))
-    return ", ".join([*parts, f"{workload.threads} threads"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from knowledge.layers import LayerTable
 from knowledge.values import Value
 
@@ -40,9 +42,8 @@ class Inspection(Value):
 def inspect(table: LayerTable) -> Inspection:
     """Totals of a layer table, grouped by kind and role, the largest group first."""
     info = table.info
-    names = [
-        kind if role in ("body", kind) else f"{kind}, {role}" for kind, role in zip(table.kind, table.role, strict=True)
-    ]
+    pairs = zip(table.kind, table.role, strict=True)
+    names = [kind if role in ("body", kind) else f"{kind}, {role}" for kind, role in pairs]
     groups = [_share(name, table, [n == name for n in names]) for name in dict.fromkeys(names)]
     facts = {
         name: getattr(info, name)
@@ -69,8 +70,6 @@ def inspect(table: LayerTable) -> Inspection:
 
 
 def _share(name: str, table: LayerTable, chosen: list[bool]) -> Share:
-    import numpy as np
-
     where = np.array(chosen, dtype=bool)
     return Share(
         name=name,

@@ -40,7 +40,10 @@ def readiness() -> Iterator[Readiness]:
 
 @lru_cache
 def imported(file: Path) -> frozenset[str]:
-    """Top-level libraries that a source file of ours imports, through our own modules too; nothing is executed."""
+    """Top-level libraries that an executor's source needs, through our own modules too; nothing is executed.
+
+    Elsewhere than in the executor itself, an import inside a function is for some uses only and does not count.
+    """
     libraries: set[str] = set()
     seen, waiting = set(), [file]
     while waiting:
@@ -48,7 +51,7 @@ def imported(file: Path) -> frozenset[str]:
         if current in seen:
             continue
         seen.add(current)
-        for name in _names(current):
+        for name in _names(current, everywhere=current == file):
             top = name.partition(".")[0]
             if top not in OWN:
                 libraries.add(top)
@@ -57,8 +60,9 @@ def imported(file: Path) -> frozenset[str]:
     return frozenset(libraries - set(sys.stdlib_module_names))
 
 
-def _names(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
+def _names(file: Path, everywhere: bool) -> Iterator[str]:
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -94,7 +94,7 @@ class Data:
 def load_data(model: Fed, files: Mapping[str, str], seed: int) -> Data:
     """The user's files ("train", "calibration", "eval"), or what the zoo brings along where there are none.
 
-    A single eval file is split by seed into search and verification. Raises InputError naming the file and what is wrong.
+    A single eval file is split by seed into search and verification. Raises InputError naming the file and its fault.
     """
     if unknown := set(files) - {"train", "calibration", "eval"}:
         raise InputError("data", sorted(unknown)[0], "unknown part", "give train, calibration or eval")

@@ -1,4 +1,4 @@
-"""Models in Hugging Face folders: configuration read and checked first, weights from safetensors only, no code of theirs."""
+"""Models in Hugging Face folders: configuration checked first, weights from safetensors only, no code of theirs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import logging as library_logging
 
-from backends.models import InputSpec, LoadedModel, Output
+from backends.models import FAST_EXPERTS, InputSpec, LoadedModel, Output
 from backends.recognize import expert_count, family, subfamily
 from knowledge.layers import ModelInfo
 from knowledge.values import InputError
@@ -35,7 +35,7 @@ SUFFIXES = {  # of the class that a configuration names
     "Model": "embedding",
 }
 UNTRAINED = ("pooler.",)  # parts that a checkpoint may lack because nothing we compute uses them
-TEXT = (InputSpec("input_ids", "int64", ("batch", "sequence")), InputSpec("attention_mask", "int64", ("batch", "sequence")))
+TEXT = tuple(InputSpec(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask"))
 
 
 def load_folder(folder: Path, source: str, task: str | None, arch: str | None) -> LoadedModel:
@@ -101,7 +101,7 @@ def check_weights(folder: Path) -> None:
         if not path.is_file():
             pickled = any(folder.glob("pytorch_model*.bin"))
             why = "only pickled weights, which can run code" if pickled else f"no {name}"
-            raise InputError("model", folder, f"the folder has {why}", "save with save_pretrained(safe_serialization=True)")
+            raise InputError("model", folder, f"the folder has {why}", "save it as safetensors (save_pretrained)")
         try:
             with safe_open(path, "pt") as tensors:
                 tensors.keys()
@@ -116,15 +116,17 @@ def task_of(config: Any, folder: Path) -> str:
             if name.endswith(suffix) and not getattr(config, "is_encoder_decoder", False):
                 return task
     named = ", ".join(getattr(config, "architectures", None) or ()) or "no architecture"
-    raise InputError("task", folder, f"config.json names {named}, which tells no known task", f"add --task {' | '.join(AUTO)}")
+    problem = f"config.json names {named}, which tells no known task"
+    raise InputError("task", folder, problem, f"add --task ({', '.join(AUTO)})")
 
 
 def _module(folder: Path, config: Any, task: str) -> nn.Module:
     options: dict[str, Any] = {"attn_implementation": "eager"}  # exports to the faster graph
     if expert_count(config) > 1:
-        options["experts_implementation"] = "batched_mm"  # the only form that exports
+        options["experts_implementation"] = FAST_EXPERTS
     with quiet():
         try:
+            module: nn.Module
             module, report = getattr(transformers, AUTO[task]).from_pretrained(
                 folder,
                 config=config,
@@ -136,7 +138,8 @@ def _module(folder: Path, config: Any, task: str) -> nn.Module:
                 **options,
             )
         except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
-            raise InputError("model", folder, f"cannot be loaded for {task}: {_first_line(error)}", "check --task") from error
+            problem = f"cannot be loaded for {task}: {_first_line(error)}"
+            raise InputError("model", folder, problem, "check --task") from error
     missing = [name for name in report["missing_keys"] if not name.startswith(UNTRAINED) and ".pooler." not in name]
     wrong = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
     if missing or wrong:
@@ -160,7 +163,8 @@ def info_of(module: nn.Module, config: Any, source: str, task: str, arch: str | 
         found = (getattr(config, name, None) for name in names)
         return next((int(v) for v in found if isinstance(v, int) and not isinstance(v, bool)), 0)
 
-    hidden, heads = number("hidden_size", "n_embd", "dim", "d_model"), number("num_attention_heads", "n_head", "n_heads")
+    hidden = number("hidden_size", "n_embd", "dim", "d_model")
+    heads = number("num_attention_heads", "n_head", "n_heads")
     ffn = number("intermediate_size", "n_inner", "hidden_dim", "ffn_dim") or 4 * hidden
     classified = task.endswith("-classification")
     return ModelInfo(
@@ -199,7 +203,8 @@ def read_tokenizer(folder: Path) -> Any:
         try:
             return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except Exception as error:  # tokenizers raises plain Exception on a broken file
-            raise InputError("model", folder, f"its tokenizer cannot be read: {_first_line(error)}", "save it again") from error
+            problem = f"its tokenizer cannot be read: {_first_line(error)}"
+            raise InputError("model", folder, problem, "save it again") from error
 
 
 def fetch(hub_id: str) -> Path:
@@ -216,15 +221,19 @@ def fetch(hub_id: str) -> Path:
             raise InputError("model", hub_id, "no such folder, and the hub did not give it", remedy) from error
 
 
+def _bars(shown: bool) -> None:
+    switch: Any = library_logging.enable_progress_bar if shown else library_logging.disable_progress_bar
+    switch()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and advice off the user's terminal."""
     level, bars = library_logging.get_verbosity(), library_logging.is_progress_bar_enabled()
     library_logging.set_verbosity(logging.ERROR)
-    library_logging.disable_progress_bar()
+    _bars(False)
     try:
         yield
     finally:
         library_logging.set_verbosity(level)
-        if bars:
-            library_logging.enable_progress_bar()
+        _bars(bars)

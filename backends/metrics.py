@@ -30,7 +30,8 @@ def macro_f1(outputs: Array, labels: Labels) -> float:
     """
     predicted = outputs.argmax(-1)
     classes = outputs.shape[-1]
-    counts = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)  # [label, predicted]
+    counts = np.bincount(labels * classes + predicted, minlength=classes**2)
+    counts = counts.reshape(classes, classes)  # [label, predicted]
     both = counts.sum(0) + counts.sum(1)
     occurs = both > 0
     return float((2 * counts.diagonal()[occurs] / both[occurs]).mean())
@@ -79,7 +80,7 @@ def spearman(first: Array, second: Array) -> float:
 
 
 def pair_spearman(outputs: Array, labels: Array) -> float:
-    """Rank correlation between the cosines of vector pairs (rows 2i and 2i+1) and their scores (repeated on both rows)."""
+    """Rank correlation between the cosines of pairs (rows 2i and 2i+1) and their scores (repeated on both rows)."""
     left, right = outputs[0::2], outputs[1::2]
     lengths = np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1)
     return spearman((left * right).sum(-1) / np.maximum(lengths, 1e-12), labels[0::2])

@@ -1,7 +1,7 @@
 """Models as the rest of the package sees them: one module, named inputs, one output tensor, a few facts.
 
-    source ──load──► LoadedModel ──forward──► logits [batch, classes] or [batch, time, vocab], or vectors [batch, width]
-                                 ──exportable──► the same as an nn.Module with positional inputs
+source ──load──► LoadedModel ──forward──► logits [batch, classes] or [batch, time, vocab], or vectors [batch, width]
+                             ──exportable──► the same as an nn.Module with positional inputs
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import copy
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ Predict = Callable[[Batch], np.ndarray]
 Output = Literal["tensor", "logits", "embedding"]
 
 DEFAULT_SEQ_LEN = 128
+FAST_EXPERTS, EXPORTED_EXPERTS = "grouped_mm", "batched_mm"  # the first is many times faster, the second exports
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -73,7 +75,7 @@ class LoadedModel:
         return torch.device("cpu") if tensor is None else tensor.device
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The one output tensor, differentiable, on the model's device; entries of `batch` that are no inputs are ignored."""
+        """The one output tensor, differentiable, on the model's device; what is no input is ignored."""
         tensors = [batch[spec.name].to(self.device) for spec in self.inputs]
         return _output(self.module, [spec.name for spec in self.inputs], self.output, tensors)
 
@@ -94,7 +96,7 @@ class LoadedModel:
         return feed
 
     def exportable(self) -> nn.Module:
-        """The model as a module of positional inputs, in `inputs` order, that returns the one tensor. Shares the weights."""
+        """The model as a module of positional inputs, in `inputs` order; it shares the weights."""
         return Exportable(self.module, [spec.name for spec in self.inputs], self.output).eval()
 
     def clone(self) -> LoadedModel:
@@ -110,23 +112,39 @@ class Exportable(nn.Module):
         self.module, self.names, self.output = module, names, output
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return _output(self.module, self.names, self.output, list(tensors))
+        with _experts(self.module, EXPORTED_EXPERTS):
+            return _output(self.module, self.names, self.output, list(tensors))
+
+
+@contextmanager
+def _experts(module: nn.Module, form: str) -> Iterator[None]:
+    """Compute experts in this form while open, where they are computed in the fast one."""
+    config: Any = getattr(module, "config", None)
+    before = getattr(config, "_experts_implementation", None)
+    if before != FAST_EXPERTS:
+        yield
+        return
+    config._experts_implementation = form
+    try:
+        yield
+    finally:
+        config._experts_implementation = before
 
 
 def _output(module: nn.Module, names: list[str], output: Output, tensors: list[Tensor]) -> Tensor:
-    """Call the module and pick the one tensor: positional for the user's own modules, by name for transformers' models."""
+    """Call the module and pick the one tensor: the user's own by position, transformers' models by name."""
     if output == "tensor":
         result = module(*tensors)
-        return result[0] if isinstance(result, tuple) else result
+        return cast(Tensor, result[0] if isinstance(result, tuple) else result)
     named = dict(zip(names, tensors, strict=True))
     result = module(**named)
     if output == "logits":
-        return result.logits
+        return cast(Tensor, result.logits)
     return pooled(result.last_hidden_state, named.get("attention_mask"))
 
 
 def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over unmasked positions, scaled to length 1. hidden: [batch, time, width], mask: [batch, time] -> [batch, width]."""
+    """Mean over unmasked positions, scaled to length 1. [batch, time, width], mask [batch, time] -> [batch, width]."""
     if mask is None:
         return F.normalize(hidden.mean(1), dim=-1)
     weights = mask.unsqueeze(-1).to(hidden.dtype)  # [batch, time, 1]
@@ -160,9 +178,9 @@ def default_device() -> torch.device:
 def load(source: str, *, task: str | None = None, arch: str | None = None, allow_code: bool = True) -> LoadedModel:
     """Load a model in float32 and evaluation mode, on the GPU when there is one.
 
-    `source`: zoo:NAME, a Hugging Face folder, a folder that a stage wrote, package.module:factory (runs the user's code,
-    refused unless `allow_code`), or a hub id. Raises InputError naming what is wrong: no such model, unreadable or NaN
-    weights, an architecture or a task that cannot be recognized.
+    `source`: zoo:NAME, a Hugging Face folder, a folder that a stage wrote, package.module:factory (runs the user's
+    code, refused unless `allow_code`), or a hub id. Raises InputError naming what is wrong: no such model, unreadable
+    or NaN weights, an architecture or a task that cannot be recognized.
     """
     if arch is not None:
         check_arch(arch)
@@ -197,9 +215,8 @@ def _load(source: str, task: str | None, arch: str | None, allow_code: bool) -> 
         from backends.huggingface import fetch, load_folder
 
         return load_folder(fetch(source), source, task, arch)
-    raise InputError(
-        "model", source, "no such folder or file", "give a folder, zoo:NAME, a hub id (owner/name) or package.module:factory"
-    )
+    remedy = "give a folder, zoo:NAME, a hub id (owner/name) or package.module:factory"
+    raise InputError("model", source, "no such folder or file", remedy)
 
 
 def check_arch(arch: str) -> None:

@@ -9,6 +9,8 @@
     3-D expert parameters      experts     PATH.gate_up_proj: copies × outputs × inputs
     BatchNorm, LayerNorm, …    norm        running statistics are buffers
     any parameter left over    other
+
+A weight met again (a tied head) gets a row that owns nothing.
 """
 
 from __future__ import annotations
@@ -123,15 +125,17 @@ def _recurrent_rows(path: str, module: nn.RNNBase, positions: float) -> Iterator
     for name, weight in module.named_parameters(recurse=False):
         inner = f"{path}.{name}" if path else name
         if name.startswith("weight_hr"):
-            yield _row(inner, "other", *weight.shape, positions=positions), weight
+            yield _row(inner, "other", weight.shape[0], weight.shape[1], positions=positions), weight
         elif name.startswith("weight_"):
             bias = getattr(module, name.replace("weight_", "bias_"), None) if module.bias else None
-            yield _row(inner, "lstm", *weight.shape, [bias], positions=positions), weight
+            yield _row(inner, "lstm", weight.shape[0], weight.shape[1], [bias], positions=positions), weight
 
 
 def _norm_rows(path: str, module: nn.Module, positions: float, seen: Seen) -> Iterator[tuple[Row, Tensor | None]]:
     weight: Tensor | None = getattr(module, "weight", None)
-    statistics = [b for b in (getattr(module, "running_mean", None), getattr(module, "running_var", None)) if b is not None]
+    statistics = [
+        b for b in (getattr(module, "running_mean", None), getattr(module, "running_var", None)) if b is not None
+    ]
     numbers = sum(b.numel() for b in statistics)
     if weight is None and not numbers:
         return
@@ -145,7 +149,7 @@ def _norm_rows(path: str, module: nn.Module, positions: float, seen: Seen) -> It
 
 
 def _parameter_rows(path: str, module: nn.Module, positions: float) -> Iterator[tuple[Row, Tensor]]:
-    """Rows for parameters of modules that nobody here knows: experts, routers, attention in one piece, anything else."""
+    """Rows for parameters of modules that nobody here knows: experts, routers, attention in one piece, the rest."""
     own = dict(module.named_parameters(recurse=False))
     claimed: set[str] = set()
     for name, weight in own.items():
@@ -161,9 +165,10 @@ def _parameter_rows(path: str, module: nn.Module, positions: float) -> Iterator[
             yield _row(inner, "experts", outputs, inputs, [bias], positions=positions, copies=copies), weight
         elif weight.dim() == 2 and (name == "in_proj_weight" or _is_router(module, name)):
             where = path if name == "weight" else inner
-            yield _row(where, "linear", *weight.shape, [bias], positions=positions), weight
+            yield _row(where, "linear", weight.shape[0], weight.shape[1], [bias], positions=positions), weight
         else:
-            yield _row(inner, "other", *_flat_shape(weight)), weight
+            outputs, inputs = _flat_shape(weight)
+            yield _row(inner, "other", outputs, inputs), weight
             continue
         if bias is not None:
             claimed.add(bias_name)

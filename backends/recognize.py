@@ -24,7 +24,7 @@ def expert_count(config: Any) -> int:
 
 
 def has_attention(module: nn.Module) -> bool:
-    """Whether some part projects queries, keys and values: torch's own attention, or an "attention" with linear layers."""
+    """Whether some part projects queries, keys and values: torch's attention, or one with linear layers."""
     for part in module.modules():
         if isinstance(part, nn.MultiheadAttention):
             return True
@@ -33,6 +33,12 @@ def has_attention(module: nn.Module) -> bool:
             if len(projections) >= 2:  # squeeze-and-excite blocks call themselves attention, but hold convolutions
                 return True
     return False
+
+
+def _config(module: nn.Module, name: str) -> int:
+    """A number of the module's own configuration; 0 where it has none."""
+    config: Any = getattr(module, "config", None)
+    return int(getattr(config, name, 0) or 0)
 
 
 def has_experts(module: nn.Module) -> bool:
@@ -47,15 +53,16 @@ def family(module: nn.Module, source: str, told: str | None = None) -> Family:
         return cast(Family, told)
     if has_experts(module):
         return "moe"
-    if has_attention(module) or getattr(getattr(module, "config", None), "num_attention_heads", 0):
+    if has_attention(module) or _config(module, "num_attention_heads"):
         return "transformer"
     recurrent = any(isinstance(p, RECURRENT) for p in module.modules())
     convolution = any(isinstance(p, CONVOLUTION) for p in module.modules())
     if recurrent != convolution:
         return "rnn" if recurrent else "cnn"
     problem = "holds recurrent and convolution layers" if recurrent else "holds no layer that tells its family"
-    raise InputError("arch", source, f"the architecture is unclear: it {problem}", f"add --arch ({', '.join(FAMILIES)})")
-
+    raise InputError(
+        "arch", source, f"the architecture is unclear: it {problem}", f"add --arch ({', '.join(FAMILIES)})"
+    )
 
 
 def subfamily(module: nn.Module, kind: Family, task: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from backends.data import Data, load_data
@@ -64,12 +63,6 @@ class Source:
             return profile(self.model, workload)
         assert self.path is not None
         return profile_onnx(self.path)
-
-    def example(self, workload: Workload) -> dict[str, np.ndarray]:
-        """One batch of valid inputs in the workload's shape."""
-        if self.model is not None:
-            return self.model.example(workload)
-        return described(self.path, self.info.task).example(workload)  # type: ignore[arg-type]
 
 
 def open_source(

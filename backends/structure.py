@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from backends.blocks import drop_blocks
-from backends.distill.student import skeleton
+from backends.distill.student import facts_of, skeleton
+from backends.locate import resize_at
 from backends.models import LoadedModel, load
-from backends.surgery import empty_factors, replace_module, resize
+from backends.surgery import empty_factors, replace_module
 from knowledge.files import replacing, write_text
 from knowledge.layers import ModelInfo
 from knowledge.values import Decision, InputError
@@ -42,10 +43,8 @@ def changed(model: LoadedModel, decision: Decision) -> LoadedModel:
 
 def info_after(info: ModelInfo, decision: Decision) -> ModelInfo:
     """The model's facts after a decision."""
-    if decision.student is not None:
-        known = {f.name for f in dataclasses.fields(ModelInfo)}
-        sizes = decision.student.model_dump(exclude_none=True)
-        return dataclasses.replace(info, **{k: v for k, v in sizes.items() if k in known})
+    if decision.student is not None and decision.student.width is None:
+        return dataclasses.replace(info, **facts_of(info, decision.student))
     if decision.dropped_blocks:
         return dataclasses.replace(info, blocks=info.blocks - len(decision.dropped_blocks))
     return info
@@ -72,7 +71,7 @@ def _replay(model: LoadedModel, decision: Decision) -> None:
     if decision.dropped_blocks:
         drop_blocks(model.module, decision.dropped_blocks)
     for path, shape in decision.shapes.items():
-        resize(model.module.get_submodule(path), shape)
+        resize_at(model.module, path, shape)
     for path, rank in decision.ranks.items():
         replace_module(model.module, path, empty_factors(model.module.get_submodule(path), rank))
 

@@ -5,8 +5,8 @@
     Conv          [out, in/groups, *kernel] axis 0   axis 1
     Conv1D        [in, out]                 axis 1   axis 0      (GPT-2's dense layer)
     norms         [width]                   axis 0
-    Embedding     [rows, width]             axis 1
-    LSTM          [4·hidden, in or hidden]  per gate
+    Embedding     [rows, width]             axis 0   axis 1
+    LSTM, GRU     [gates·hidden, in]        per gate
 
 Nothing here needs data: executors call it with the indices they chose, `structure.rebuild` with sizes alone.
 """
@@ -58,11 +58,11 @@ WEIGHT_AXES: tuple[tuple[type[nn.Module], Axes], ...] = (
     (nn.Linear, Axes(0, 1)),
     (_ConvNd, Axes(0, 1)),
     (Conv1D, Axes(1, 0)),
-    (nn.Embedding, Axes(1, None)),
+    (nn.Embedding, Axes(0, 1)),
 )
 # attributes by which modules report their sizes
-OUTPUT_SIZES = ("out_features", "out_channels", "nf", "num_features", "embedding_dim")
-INPUT_SIZES = ("in_features", "in_channels", "nx")
+OUTPUT_SIZES = ("out_features", "out_channels", "nf", "num_features", "num_embeddings")
+INPUT_SIZES = ("in_features", "in_channels", "nx", "embedding_dim")
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -71,30 +71,13 @@ def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), name, module)
 
 
-def weight_tensors(root: nn.Module, path: str) -> dict[str, nn.Parameter]:
-    """Weights (no biases) of the layer at `path`, a module or a bare parameter, by their names in `root`.
-
-    Both factors of a factored layer, every gate matrix of an LSTM. Raises KeyError where nothing is found.
-    """
-    parent, _, last = path.rpartition(".")
-    try:
-        module = getattr(root.get_submodule(parent), last) if path else root
-    except AttributeError:
-        raise KeyError(path) from None
-    if isinstance(module, nn.Parameter):
-        return {path: module}
-    if not isinstance(module, nn.Module):
-        raise KeyError(path)
-    names = [n for n, p in module.named_parameters() if p.dim() >= 2]
-    return {f"{path}.{n}" if path else n: module.get_parameter(n) for n in names}
-
-
 def weight_axes(module: nn.Module) -> Axes:
     """Where the outputs and inputs of a module's weight lie; one-dimensional weights (norms) have outputs only."""
     for kind, axes in WEIGHT_AXES:
         if isinstance(module, kind):
             return axes
-    return Axes(0, None)
+    weight = getattr(module, "weight", None)
+    return Axes(0, 1) if weight is not None and weight.dim() == 2 else Axes(0, None)
 
 
 def select(module: nn.Module, outputs: Tensor | None = None, inputs: Tensor | None = None) -> None:
@@ -114,7 +97,7 @@ def select(module: nn.Module, outputs: Tensor | None = None, inputs: Tensor | No
         if inputs is not None and here.inputs is not None and not depthwise:
             kept = kept.index_select(here.inputs, inputs)
         if kept is not tensor:
-            _assign(module, name, kept)
+            assign(module, name, kept)
     if outputs is not None:
         _resized(module, OUTPUT_SIZES, len(outputs))
         if hasattr(module, "normalized_shape"):
@@ -127,8 +110,8 @@ def select(module: nn.Module, outputs: Tensor | None = None, inputs: Tensor | No
 
 def resize(module: nn.Module, shape: Shape) -> None:
     """Keep the first outputs and inputs so that the module has `shape`; raises ValueError where it would grow."""
-    if isinstance(module, nn.LSTM):
-        select_hidden(module, torch.arange(shape.outputs))
+    if isinstance(module, nn.RNNBase):  # outputs: its hidden units
+        select_hidden(module, torch.arange(shape.outputs), torch.arange(shape.inputs))
         return
     axes = weight_axes(module)
     weight: Any = module.weight if getattr(module, "weight", None) is not None else module.running_mean
@@ -144,16 +127,18 @@ def resize(module: nn.Module, shape: Shape) -> None:
     select(module, outputs, inputs)
 
 
-def select_hidden(module: nn.LSTM, hidden: Tensor, inputs: Tensor | None = None) -> None:
-    """Keep the LSTM's hidden units with the given indices in every layer and direction, and the given inputs.
+def select_hidden(module: nn.RNNBase, hidden: Tensor, inputs: Tensor | None = None) -> None:
+    """Keep the hidden units with the given indices in all layers and directions of an LSTM or GRU, and the given inputs.
 
-    weight_ih: [4·hidden, in], weight_hh: [4·hidden, hidden]; gates lie one after another (input, forget, cell, output).
+    weight_ih: [gates·hidden, in], weight_hh: [gates·hidden, hidden]; the gates lie one after another. Raises ValueError
+    on an LSTM with a projection.
     """
     if module.proj_size:
         raise ValueError("an LSTM with a projection cannot change its hidden size")
     before, directions = module.hidden_size, 2 if module.bidirectional else 1
     hidden = hidden.to(module.weight_ih_l0.device)
-    gates = torch.cat([hidden + gate * before for gate in range(4)])
+    count = module.weight_ih_l0.shape[0] // before
+    gates = torch.cat([hidden + gate * before for gate in range(count)])
     stacked = torch.cat([hidden + direction * before for direction in range(directions)])
     for name, tensor in list(module.named_parameters(recurse=False)):
         kept = tensor.index_select(0, gates)
@@ -163,7 +148,7 @@ def select_hidden(module: nn.LSTM, hidden: Tensor, inputs: Tensor | None = None)
             kept = kept.index_select(1, stacked)
         elif name.startswith("weight_ih") and inputs is not None:
             kept = kept.index_select(1, inputs.to(kept.device))
-        _assign(module, name, kept)
+        assign(module, name, kept)
     module.hidden_size = len(hidden)
     if inputs is not None:
         module.input_size = len(inputs)
@@ -202,7 +187,8 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm) or "RMSNorm" in type(module).__name__
 
 
-def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+def assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a copy of the tensor in place of a parameter or buffer."""
     tensor = tensor.detach().clone()
     old = getattr(module, name)
     if isinstance(old, nn.Parameter):

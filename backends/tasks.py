@@ -1,8 +1,8 @@
 """What a model is for, and how well it does it: a loss to train on and a metric to judge by.
 
-    causal-lm                 perplexity (%)     | text-, image-, sequence-classification   accuracy, f1 (pp)
-    embedding   cosine to the original (%), spearman on pairs (%) | fidelity   agreement (pp), kl (pp)
-    any task    module:function(outputs, labels) -> float, the user's own
+causal-lm                 perplexity (%)     | text-, image-, sequence-classification   accuracy, f1 (pp)
+embedding   cosine to the original (%), spearman on pairs (%) | fidelity   agreement (pp), kl (pp)
+any task    module:function(outputs, labels) -> float, the user's own
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch.nn.functional as F
@@ -53,7 +53,9 @@ AGREEMENT = Metric("agreement", metrics.agreement, needs_reference=True)
 # the original's own value is 0, so a relative loss would mean nothing: counted in hundredths of a nat
 KL = Metric("kl", metrics.divergence, higher_is_better=False, needs_reference=True)
 # scored batch by batch, because the logits of a whole split need not fit in memory
-PERPLEXITY = Metric("perplexity", lambda outputs, labels: _perplexity([metrics.token_loss(outputs, labels)]), "%", False)
+PERPLEXITY = Metric(
+    "perplexity", lambda outputs, labels: _perplexity([metrics.token_loss(outputs, labels)]), "%", False
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Task:
     def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Training loss against the batch's "labels"; raises InputError where there are none."""
         if "labels" not in batch:
-            raise InputError("data", self.name, "has no labels to train on", "give labels, or distill from the original")
+            raise InputError(
+                "data", self.name, "has no labels to train on", "give labels, or distill from the original"
+            )
         labels = batch["labels"].to(outputs.device)
         if self.name == "causal-lm":
             return F.cross_entropy(outputs[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
@@ -155,7 +159,7 @@ def users_metric(path: str) -> Metric:
             raise InputError("metric", path, f"returned {value}", "return a finite number")
         return value
 
-    unit = getattr(function, "unit", "%")
+    unit: Any = getattr(function, "unit", "%")
     if unit not in ("pp", "%"):
         raise InputError("metric", path, f"its unit is {unit!r}", 'set it to "pp" or "%"')
     return Metric(path, score, unit, bool(getattr(function, "higher_is_better", True)))
@@ -174,7 +178,7 @@ def import_named(field: str, path: str) -> Callable[..., Any]:
         raise InputError(field, path, f"cannot be imported: {type(error).__name__}: {error}", remedy) from error
     if not callable(found):
         raise InputError(field, path, f"{module_name} has no function {name!r}", "name a function in it")
-    return found
+    return cast(Callable[..., Any], found)
 
 
 def reference_outputs(predict: Predict, split: Split) -> Array:

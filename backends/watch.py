@@ -31,12 +31,15 @@ class Seen:
 
 @contextmanager
 def watched(model: LoadedModel, feed: dict[str, np.ndarray]) -> Iterator[Seen]:
-    """Run one batch of one sample through the model in evaluation mode; its training mode and gradients stay as they were."""
-    seen, kept = Seen(), {}
+    """Run one batch of one sample through the model in evaluation mode; its mode and gradients stay as they were."""
+    seen = Seen()
+    kept: dict[int, tuple[Tensor, int, str]] = {}
     handles = [
         part.register_forward_hook(_observer(path, seen, kept), with_kwargs=True)
         for path, part in model.module.named_modules()
-        if any(True for _ in part.named_parameters(recurse=False)) or isinstance(part, _BatchNorm) or hasattr(part, "rank")
+        if any(True for _ in part.named_parameters(recurse=False))
+        or isinstance(part, _BatchNorm)
+        or hasattr(part, "rank")
     ]
     was_training = model.module.training
     frozen = [p for p in model.module.parameters() if not p.requires_grad and p.is_floating_point()]
@@ -69,7 +72,9 @@ def _observer(path: str, seen: Seen, kept: dict[int, tuple[Tensor, int, str]]) -
             seen.positions[f"{path}.out_proj"] = seen.positions[path]
         if isinstance(module, _ConvNd | nn.Linear):
             kept[id(result)] = (result, result._version, path)  # held, so that no other tensor gets its id
-        elif isinstance(module, _BatchNorm) and (source := kept.get(id(tensors[0]))) and source[1] == tensors[0]._version:
+        elif (
+            isinstance(module, _BatchNorm) and (source := kept.get(id(tensors[0]))) and source[1] == tensors[0]._version
+        ):
             seen.folds[path] = source[2]
 
     return after

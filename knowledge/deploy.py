@@ -5,6 +5,8 @@
     embedding and head, one tied matrix           one matrix (the head transposes it as it runs)
     LSTM without bias                             LSTM with a bias of zeros
     an encoder's pooler that no output reads      nothing
+
+Sizes of files are compared with tables through this.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
     attention_qkv         1 × qkv                 1 × hidden        qkv = inner + 2 × kv
     experts gate_up       2 × ffn                 1 × hidden
     token_embedding       vocabulary × fixed      1 × hidden
+
+A width that the role does not explain stays as it is.
 """
 
 from __future__ import annotations
@@ -46,7 +48,15 @@ def widths(info: ModelInfo) -> dict[int, int]:
     """The model's own widths, by symbol."""
     heads, head_dim = max(info.heads, 1), info.head_dim or info.hidden_size // max(info.heads, 1)
     inner, kv = heads * head_dim, (info.kv_heads or heads) * head_dim
-    return {FIXED: 1, HIDDEN: info.hidden_size, INNER: inner, KV: kv, QKV: inner + 2 * kv, FFN: info.ffn_size, HEAD_DIM: head_dim}
+    return {
+        FIXED: 1,
+        HIDDEN: info.hidden_size,
+        INNER: inner,
+        KV: kv,
+        QKV: inner + 2 * kv,
+        FFN: info.ffn_size,
+        HEAD_DIM: head_dim,
+    }
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class LayerTable:
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         try:
-            return cast(NDArray[Any], self.__dict__["columns"][name])
+            return cast("NDArray[Any]", self.__dict__["columns"][name])
         except KeyError:
             raise AttributeError(name) from None
 
@@ -142,12 +142,12 @@ class LayerTable:
         fan_in = self.inputs // self.groups * self.kernel
         full = self.outputs * fan_in
         factors = self.rank * (self.outputs + fan_in)
-        return cast(NDArray[np.int64], self.copies * np.where(self.rank > 0, factors, full))
+        return cast("NDArray[np.int64]", self.copies * np.where(self.rank > 0, factors, full))
 
     @property
     def owned(self) -> BoolColumn:
         """Rows that store their own weights (a tied row stores its bias only)."""
-        return cast(BoolColumn, self.tied_to == "")
+        return cast("BoolColumn", self.tied_to == "")
 
     @property
     def parameters(self) -> int:
@@ -157,7 +157,7 @@ class LayerTable:
     @property
     def row_macs(self) -> NDArray[np.float64]:
         """Multiply–accumulates per row and sample. Products of two activations are not counted."""
-        return cast(NDArray[np.float64], self.weights * self.positions)
+        return cast("NDArray[np.float64]", self.weights * self.positions)
 
     @property
     def macs(self) -> int:
@@ -171,13 +171,13 @@ class LayerTable:
         per_channel = self.copies * (self.outputs + self.rank)  # a factored layer has two matrices
         grouped = self.copies * self.outputs * -(-fan_in // np.maximum(self.group_size, 1))
         counts = np.where(self.group_size > 0, grouped, np.where(self.group_size < 0, self.copies, per_channel))
-        return cast(NDArray[np.int64], np.where(self.scale_bits > 0, counts, 0))
+        return cast("NDArray[np.int64]", np.where(self.scale_bits > 0, counts, 0))
 
     @property
     def row_bytes(self) -> NDArray[np.float64]:
         """Stored bytes per row: weights, scales, zero points, biases. Zeros are stored densely, as ONNX does."""
         bits = self.weights * self.bits + self.scales * (self.scale_bits + self.zero_bits)
-        return cast(NDArray[np.float64], (bits * self.owned + (self.bias + self.buffers) * self.bias_bits) / 8)
+        return cast("NDArray[np.float64]", (bits * self.owned + (self.bias + self.buffers) * self.bias_bits) / 8)
 
     @property
     def stored_bytes(self) -> int:

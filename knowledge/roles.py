@@ -43,11 +43,11 @@ _ATTENTION = {"attention", "attn", "self_attn", "self_attention", "SelfAttention
 _FFN = {"mlp", "ffn", "ff", "feed_forward", "feedforward", "DenseReluDense", "experts"}
 _MIXTURE = {"mlp", "moe", "block_sparse_moe", "feed_forward", "ffn", "sparse_moe"}
 _HEADS = {"lm_head", "classifier", "score", "head", "fc", "logits", "embed_out", "cls", "qa_outputs", "heads"}
-_TOKENS = {"word_embeddings", "embed_tokens", "wte", "token_embedding", "tok_embeddings", "tokens", "embedding", "embed", "embed_in"}
-_POSITIONS = {
-    "position_embeddings", "position_embedding", "wpe", "pos_embed", "positions", "pos_embedding", "embed_positions", "position",
-    "positional_embedding", "pos", "pos_emb",
-}  # fmt: skip
+_EMBEDDED = _names(
+    token_embedding="word_embeddings embed_tokens wte token_embedding tok_embeddings tokens embedding embed embed_in",
+    position_embedding="position_embeddings position_embedding positional_embedding embed_positions wpe pos_embed "
+    "pos_embedding pos_emb positions position pos",
+)
 DENSE = ("linear", "experts")
 
 
@@ -74,18 +74,13 @@ def role_of(path: str, kind: str, outputs: int = 0, inputs: int = 0) -> str:
 
 
 def _embedding_role(parts: Sequence[str], kind: str) -> str:
-    if parts and parts[-1] in _POSITIONS:
-        return "position_embedding"
-    if kind == "embedding" and parts and parts[-1] in _TOKENS:
-        return "token_embedding"
-    return "body"
+    role = _EMBEDDED.get(parts[-1], "body") if parts else "body"
+    return role if kind == "embedding" or role == "position_embedding" else "body"
 
 
 def _dense_role(parts: Sequence[str], path: str, outputs: int, inputs: int) -> str:
     last, above = parts[-1], set(parts[:-1])
-    if last == "gate" and parts[-2:-1] and parts[-2] in _MIXTURE and outputs < inputs:
-        return "router"
-    if last == "gate" and parts[-2:-1] and parts[-2] in _MIXTURE and not outputs:
+    if last == "gate" and parts[-2:-1] and parts[-2] in _MIXTURE and (outputs < inputs or not outputs):
         return "router"
     if last in _ANYWHERE:
         return _ANYWHERE[last]

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from advisor.texts import chain_text, workload_text
 from advisor.units import bytes_text, interval_text, ms_text, ratio_text
 
 Json = Mapping[str, Any]
-
-
-def chain_text(stages: Sequence[Json]) -> str:
-    """`distill → finetune → int8_dynamic`; the export is no technique."""
-    return " → ".join(s["technique"] for s in stages if s["technique"] != "export") or "do nothing"
-
-
-def params_text(params: Json) -> str:
-    return ", ".join(f"{k} {_value(v)}" for k, v in params.items() if v is not None)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def asked(plan: Json) -> tuple[tuple[str, str], ...]:
@@ -45,15 +31,6 @@ def asked(plan: Json) -> tuple[tuple[str, str], ...]:
         ("seed", str(plan["seed"])),
     ]
     return tuple((name, text) for name, text in rows if text)
-
-
-def workload_text(work: Json) -> str:
-    parts = [f"batch {work['batch']}"]
-    if work.get("seq_len"):
-        parts.append(f"sequence length {work['seq_len']}")
-    if work.get("image_size"):
-        parts.append("images " + "×".join(map(str, work["image_size"])))
-    return ", ".join([*parts, f"{work['threads']} threads"])
 
 
 def advice(recommendation: Json | None, plan: Json) -> dict[str, Any]:
@@ -84,19 +61,3 @@ def chain_row(chain: Json, chosen: bool = False) -> dict[str, Any]:
         "drop": interval_text(estimate["quality_drop"]),
         "fits": chain["fits"],
     }
-
-
-def warning_text(warning: Any) -> str:
-    """A warning in a line: a text, or a refusal `{technique, observed, required, remedy}`."""
-    if isinstance(warning, str):
-        return warning
-    if "text" in warning:
-        return str(warning["text"])
-    text = f"{warning['technique']}: {warning['observed']}; needs {warning['required']}"
-    return f"{text}: {warning['remedy']}" if warning.get("remedy") else text
-
-
-def flat_text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {flat_text(v)}" for k, v in value.items())
-    return ", ".join(map(flat_text, value)) if isinstance(value, list | tuple) else str(value)

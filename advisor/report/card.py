@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from advisor.report.advice import asked, chain_text, params_text
+from advisor.report.advice import asked
 from advisor.report.measured import Json, measured, verdict_of
 from advisor.report.render import render_card
+from advisor.texts import chain_text, flat_text, params_text
 
 
 def model_card(run: Json) -> str:
@@ -23,6 +24,6 @@ def model_card(run: Json) -> str:
         "verdict": verdict,
         "misses": misses,
         "explanations": verification["explanations"] if verification else (),
-        "environment": verification["environment"] if verification else {},
+        "environment": [(k, flat_text(v)) for k, v in verification["environment"].items()] if verification else [],
     }
     return render_card(values)

@@ -78,7 +78,7 @@ def round_values(low: float, high: float, about: int = 5) -> list[float]:
     """
     span = (high - low) or 1.0
     rough = span / about
-    power = 10 ** math.floor(math.log10(rough))
+    power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
@@ -116,7 +116,7 @@ def training_curve(technique: str, curve: Sequence[Mapping[str, Any]]) -> Chart:
     path = polyline([(x(s), y(v)) for s, v in zip(steps, losses, strict=True)])
     caption = f"Loss from {significant(losses[0])} to {significant(losses[-1])} in {steps[-1]:g} steps."
     return Chart(
-        technique, caption, "step", "loss", x.ticks(lambda v: f"{v:g}"), y.ticks(significant), dots, (Line(path, "c0"),)
+        technique, caption, "step", "loss", x.ticks(lambda v: f"{v:g}"), y.ticks(lambda v: f"{v:g}"), dots, (Line(path, "c0"),)
     )  # fmt: skip
 
 

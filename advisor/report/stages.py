@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.report.advice import params_text, warning_text
 from advisor.report.charts import Chart, Span, span, training_curve
 from advisor.report.measured import drop_between, quality_drop
+from advisor.texts import params_text, warning_text
 from advisor.units import (
     bytes_text,
     count_text,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.report.advice import params_text
 from advisor.report.charts import Chart, trial_charts
+from advisor.texts import params_text
 from advisor.units import bytes_text, ratio_text, seconds_text
 
 Json = Mapping[str, Any]

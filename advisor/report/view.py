@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.report.advice import advice, asked, chain_text, flat_text, warning_text
+from advisor.report.advice import advice, asked
 from advisor.report.charts import Chart
 from advisor.report.layers import layer_text
 from advisor.report.measured import MeasuredRow, Tile, measured, parity, tiles, verdict_of
 from advisor.report.stages import Compared, StageRow, compared, curves, stage_rows
 from advisor.report.study import Study, nearest_text, study_of
+from advisor.texts import chain_text, flat_text, warning_text
 
 Json = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from advisor.studies.space import chain_id, suggest
+from advisor.studies.space import Step, chain_id, suggest
 from knowledge.techniques.base import Need
 from knowledge.techniques.catalog import build
 from knowledge.values import Budget, Ratio, Stage
@@ -32,7 +32,7 @@ TIMING_ROUNDS = 60  # of a trial; the final file is measured longer
 class Objective:
     """Callable for Optuna. Each trial leaves what it measured in its user attributes."""
 
-    def __init__(self, pipeline: Pipeline, chains: Sequence[Sequence[Stage]], budget: Budget, goal: str) -> None:
+    def __init__(self, pipeline: Pipeline, chains: Sequence[Sequence[Step]], budget: Budget, goal: str) -> None:
         self.pipeline, self.budget, self.goal = pipeline, budget, goal
         self.chains = {chain_id(chain): tuple(chain) for chain in chains}
         self.layers = pipeline.original_layers
@@ -104,6 +104,7 @@ class Objective:
     def _file(self, record: StageRecord, baseline: StageRecord) -> dict[str, Any]:
         """Size, speed and memory of a trial's file against the uncompressed one."""
         from backends.onnx.memory import peak_memory_bytes
+        from backends.onnx.workload import workload_feed
 
         speedup, latency_ms = self._speed(record, baseline)
         measured: dict[str, Any] = {
@@ -116,19 +117,19 @@ class Objective:
             "quality": record.quality.value,
         }
         if self.goal == "memory" or self.budget.max_memory_bytes:
-            example = self.pipeline.source.example(self.pipeline.workload)
-            measured["peak_memory_bytes"] = peak_memory_bytes(
-                self.pipeline.file(record), example, self.pipeline.workload.threads
-            )
+            file, workload = self.pipeline.file(record), self.pipeline.workload
+            feed = workload_feed(file, self.pipeline.source.data.search, workload)
+            measured["peak_memory_bytes"] = peak_memory_bytes(file, feed, workload.threads)
         return measured
 
     def _speed(self, record: StageRecord, baseline: StageRecord) -> tuple[Ratio, float]:
         from backends.onnx.session import open_session
         from backends.onnx.timing import compare_latency
+        from backends.onnx.workload import session_feed
 
-        threads = self.pipeline.workload.threads
-        sessions = [open_session(self.pipeline.file(r), threads) for r in (baseline, record)]
-        feed = self.pipeline.source.example(self.pipeline.workload)
+        workload = self.pipeline.workload
+        sessions = [open_session(self.pipeline.file(r), workload.threads) for r in (baseline, record)]
+        feed = session_feed(sessions[0], self.pipeline.source.data.search, workload)
         _, compressed, ratio = compare_latency(*sessions, feed, rounds=TIMING_ROUNDS)
         return ratio, compressed.p50
 

@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,15 @@ from advisor.execute import Progress, RunResult, open_pipeline, run_plan, silent
 from advisor.plans import save_plan
 from advisor.studies.front import best_trial, nearest_miss, pareto_front, trial_rows
 from advisor.studies.objective import OBJECTIVES, Objective, stages_of
-from advisor.studies.space import chain_id, starting_point
+from advisor.studies.space import Step, chain_id, starting_point
 from knowledge.files import write_text
-from knowledge.values import Diverged, InputError, Plan, Stage
+from knowledge.layers import LayerTable
+from knowledge.values import Diverged, Estimate, InputError, Plan, Stage
 
 if TYPE_CHECKING:
     from backends.runner import Pipeline
 
+Estimator = Callable[[LayerTable, Sequence[Stage]], Estimate]
 PARETO_SCHEMA = "advisor.pareto/1"
 SQLITE_TIMEOUT_SECONDS = 60
 
@@ -51,7 +53,7 @@ class Task:
     """All that a worker process needs to take part in a study."""
 
     plan: Plan  # model, data, workload, budget; its stages are not used
-    chains: tuple[tuple[Stage, ...], ...]
+    chains: tuple[tuple[Step, ...], ...]
     storage: str
     study: str
     trials: int
@@ -60,7 +62,7 @@ class Task:
 
 def search_chains(
     plan: Plan,
-    chains: Sequence[Sequence[Stage]],
+    chains: Sequence[Sequence[Step]],
     out: Path,
     *,
     trials: int,
@@ -68,6 +70,7 @@ def search_chains(
     time_budget_seconds: float | None = None,
     workers: int = 1,
     recommendation: dict[str, Any] | None = None,
+    estimate: Estimator | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """Search `chains` and their parameters under the plan's budget; run and verify the best one into `out/best`.
@@ -75,9 +78,9 @@ def search_chains(
     The study is kept in `storage` (SQLite in `out` by default): the same call again goes on where it stopped. Raises
     InputError on anything wrong with model, data or storage; KeyboardInterrupt leaves the study intact.
     """
+    pipeline = open_pipeline(plan)  # a bad model or bad data leave no folder behind
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    pipeline = open_pipeline(plan)
     progress(f"baseline: {pipeline.baseline.file_bytes / 1e6:.2f} MB")
     shared = Task(
         plan=plan,
@@ -95,10 +98,11 @@ def search_chains(
         _optimize(shared, pipeline, study, progress)
     pareto = _pareto(study, plan, pipeline, time.perf_counter() - started)
     write_text(out / "pareto.json", json.dumps(pareto, indent=1))
-    return _finish(out, plan, study, pareto, pipeline, recommendation, progress)
+    best = _best_plan(plan, study, pipeline, estimate)
+    return _finish(out, best, study, pareto, pipeline, recommendation, progress)
 
 
-def study_name(plan: Plan, chains: Sequence[Sequence[Stage]], pipeline: Pipeline) -> str:
+def study_name(plan: Plan, chains: Sequence[Sequence[Step]], pipeline: Pipeline) -> str:
     """One name per question: another model, budget, workload or code version is another study."""
     from backends.store import digest
 
@@ -228,9 +232,19 @@ def _pareto(study: optuna.Study, plan: Plan, pipeline: Pipeline, seconds: float)
     }
 
 
+def _best_plan(plan: Plan, study: optuna.Study, pipeline: Pipeline, estimate: Estimator | None) -> Plan | None:
+    """The plan of the best trial, with what it was expected to give."""
+    best = best_trial(study.get_trials(deepcopy=False), plan.goal)
+    if best is None:
+        return None
+    stages = stages_of(best)
+    expected = estimate(pipeline.original_layers, stages) if estimate else None
+    return plan.model_copy(update={"stages": stages, "estimate": expected})
+
+
 def _finish(
     out: Path,
-    plan: Plan,
+    best: Plan | None,
     study: optuna.Study,
     pareto: dict[str, Any],
     pipeline: Pipeline,
@@ -242,16 +256,13 @@ def _finish(
 
     (out / "baseline").mkdir(exist_ok=True)
     shutil.copyfile(pipeline.file(pipeline.baseline), out / "baseline" / "model.onnx")
-    trials = study.get_trials(deepcopy=False)
-    best = best_trial(trials, plan.goal)
-    best_plan, run = None, None
+    run = None
     if best is not None:
-        best_plan = plan.model_copy(update={"stages": stages_of(best)})
-        save_plan(best_plan, out / "best-plan.yaml")
-        run = run_plan(best_plan, out / "best", pipeline=pipeline, recommendation=recommendation, progress=progress)
+        save_plan(best, out / "best-plan.yaml")
+        run = run_plan(best, out / "best", pipeline=pipeline, recommendation=recommendation, progress=progress)
     else:
-        near = nearest_miss(trials)
+        near = nearest_miss(study.get_trials(deepcopy=False))
         pareto["nearest"] = None if near is None else near.number
         write_text(out / "pareto.json", json.dumps(pareto, indent=1))
     write_study_report(out, pareto, recommendation, run.run if run else None)
-    return SearchResult(out, pareto, best_plan, run)
+    return SearchResult(out, pareto, best, run)

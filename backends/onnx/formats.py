@@ -6,6 +6,7 @@ bytes of each row of a LayerTable are the bytes of the tensors below its path.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from knowledge.layers import LayerTable
 from knowledge.values import LayerFormat
 
 SUFFIXES = ("_scale", "_zero", "_smooth")
+RECURRENT_BIAS = re.compile(r"(.+)\.bias_l(\d+)")
 
 
 @dataclass
@@ -52,6 +54,9 @@ def owners(tensor: str, rows: Mapping[str, int]) -> tuple[str, ...]:
     path = tensor
     for suffix in SUFFIXES:
         path = path.removesuffix(suffix)
+    if found := RECURRENT_BIAS.fullmatch(path):  # one bias in the file for the input's and the hidden state's
+        paths = [f"{found[1]}.weight_{side}_l{found[2]}{way}" for side in ("ih", "hh") for way in ("", "_reverse")]
+        return tuple(p for p in paths if p in rows)
     while path and path not in rows:
         path = path.rpartition(".")[0]
     return tuple(p for p in (path, f"{path}_reverse") if p in rows)

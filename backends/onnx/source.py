@@ -6,41 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from backends.models import InputSpec
 from backends.onnx.session import open_session
 from backends.profile_onnx import profile_onnx
 from knowledge.layers import ModelInfo
-from knowledge.values import InputError, Workload
+from knowledge.values import InputError
 
 TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
-DEFAULT_SEQ_LEN = 128
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """What loading data and measuring need to know of a file."""
+    """What loading data and running stages need to know of a file."""
 
     source: str
     info: ModelInfo
     inputs: tuple[InputSpec, ...]
     tokenizer: Any = None
-
-    def example(self, workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
-        """Random valid inputs in the workload's shape; token ids stay below the vocabulary."""
-        rng = np.random.default_rng(seed)
-        sizes = {0: workload.batch, 1: workload.seq_len or DEFAULT_SEQ_LEN}
-        feed = {}
-        for spec in self.inputs:
-            shape = [sizes.get(axis, 1) if isinstance(size, str) else size for axis, size in enumerate(spec.shape)]
-            if spec.dtype == "float32":
-                feed[spec.name] = rng.standard_normal(shape).astype(np.float32)
-            elif "mask" in spec.name:
-                feed[spec.name] = np.ones(shape, dtype=spec.dtype)
-            else:
-                feed[spec.name] = rng.integers(0, max(self.info.vocab_size, 1), shape).astype(spec.dtype)
-        return feed
 
 
 def described(path: Path, task: str | None) -> OnnxModel:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from backends.context import Context
+from backends.locate import weight_tensors
 from backends.models import LoadedModel
 from backends.structure import changed
-from backends.surgery import weight_tensors
 from knowledge.techniques.prune import Magnitude
 from knowledge.values import Decision
 

@@ -31,6 +31,7 @@ from knowledge.techniques.reshape import Channels, kept_width
 from knowledge.values import Decision, Refusal, Shape, Workload
 
 TAYLOR_BATCHES, TAYLOR_BATCH = 8, 64
+RECALIBRATION_BATCH = 64
 KNOWN = (_ConvNd, nn.Linear, _BatchNorm, nn.LayerNorm)  # what `surgery.resize` rebuilds
 
 Scores = Mapping[int, Tensor]  # id of a parameter -> a score for each of its entries
@@ -64,9 +65,10 @@ def norm_scores(module: nn.Module, power: int) -> Scores:
 
 
 def taylor_scores(model: LoadedModel, task: Task, split: Split) -> Scores:
-    """(w · ∂loss/∂w)² for every parameter, summed over batches (arXiv:1906.10771, equation 8).
+    """|w · ∂loss/∂w| for every parameter, summed over batches: the first-order term of arXiv:1906.10771.
 
-    Without labels the model's own predictions stand in for them.
+    Their square is left out: a few loud weights would outvote all others of a channel. Without labels the model's own
+    predictions stand in for them.
     """
     parameters = [p for p in model.module.parameters() if p.requires_grad]
     sums = {id(p): torch.zeros_like(p) for p in parameters}
@@ -81,7 +83,7 @@ def taylor_scores(model: LoadedModel, task: Task, split: Split) -> Scores:
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for p, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                sums[id(p)] += (p.detach() * gradient).square()
+                sums[id(p)] += (p.detach() * gradient).abs()
     return sums
 
 
@@ -181,6 +183,26 @@ def narrow(
     return {path: shape for path, shape in after.items() if before[path] != shape}, refused
 
 
+def recalibrate(model: LoadedModel, split: Split) -> None:
+    """Take batch-norm statistics anew from the split: the ones stored belong to the wider model (arXiv:2007.02491)."""
+    norms = [m for m in model.module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms or len(split) < 2:
+        return
+    model.module.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # an even mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for start in batch_starts(len(split), RECALIBRATION_BATCH):
+            rows = np.arange(start, min(start + RECALIBRATION_BATCH, len(split)))
+            model.forward(tensors(split, rows, model.device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
 def apply(technique: Channels, model: LoadedModel, context: Context) -> tuple[LoadedModel, Decision]:
     """Remove the least important channels of every convolution, in place.
 
@@ -195,6 +217,7 @@ def apply(technique: Channels, model: LoadedModel, context: Context) -> tuple[Lo
         return int(kept_width(channels, technique.ratio, technique.round_to))
 
     shapes, refused = narrow(model, context.layers, width, scores, technique.id)
+    recalibrate(model, context.data.calibration)
     decision = Decision(technique=technique.id, shapes=shapes, skipped=tuple(refused))
     return changed(model, decision), decision
 

@@ -64,7 +64,7 @@ def zoo_data(name: str, seed: int) -> Data:
     if name in LANGUAGE:
         from backends.zoo.stdlib import token_windows
 
-        return Data(**{part: token_windows(part, count, seed) for part, count in SIZES.items()})  # type: ignore[arg-type]
+        return Data(**{part: token_windows(part, count, seed) for part, count in SIZES.items()})
     from backends.zoo.minilm import sentence_data
 
     return Data(**{part: Split(inputs) for part, inputs in sentence_data(folder).items()})

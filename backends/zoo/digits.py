@@ -1,14 +1,17 @@
 """Small models of several families on scikit-learn's 8×8 digits, trained on first use and cached.
 
-    digits-cnn    pixels [batch, 1, 8, 8] ─► stem ─► 3 stages of residual blocks, 32 / 64 / 128 channels ─► fc
-    digits-dwcnn  pixels ─► stem ─► depthwise separable blocks ─► fc
-    digits-lstm   sequence [batch, time, 8], the rows of an image ─► LSTM ─► last step ─► fc
-    digits-vit    pixels ─► 16 patches of 2×2 ─► transformer blocks ─► mean ─► head
+digits-cnn    pixels [batch, 1, 8, 8] ─► stem ─► 3 stages of residual blocks, 32 / 64 / 128 channels ─► fc
+digits-dwcnn  pixels ─► stem ─► depthwise separable blocks ─► fc
+digits-lstm   sequence [batch, time, 8], the rows of an image ─► LSTM ─► last step ─► fc
+digits-vit    pixels ─► 16 patches of 2×2 ─► transformer blocks ─► mean ─► head
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,23 +31,32 @@ from backends.zoo.networks import DepthwiseNet, DigitsLSTM, DigitsViT, ResidualN
 from knowledge.files import replacing
 from knowledge.layers import ModelInfo
 
-VERSION = 1  # of networks and training: part of the cache's file names
+VERSION = 1  # of what a recipe does not say: raise it when training or the networks' mathematics change
 CLASSES = 10
 IMAGE = (1, 8, 8)
 PARTS = {"train": 1000, "calibration": 100, "search": 297, "verification": 400}
-BATCH = 50
 
 PIXELS = InputSpec("pixels", "float32", ("batch", *IMAGE))
 ROWS = InputSpec("sequence", "float32", ("batch", "sequence", 8))
 
-_NETWORKS: dict[str, Any] = {
-    "digits-cnn": ResidualNet,
-    "digits-dwcnn": DepthwiseNet,
-    "digits-lstm": DigitsLSTM,
-    "digits-vit": DigitsViT,
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is built and trained."""
+
+    network: Callable[[], Any]
+    epochs: int
+    rate: float
+    batch: int = 50
+    shifts: bool = True  # move training images by up to one pixel
+
+
+_RECIPES = {
+    "digits-cnn": Recipe(ResidualNet, 12, 3e-3),
+    "digits-dwcnn": Recipe(DepthwiseNet, 20, 3e-3),
+    "digits-lstm": Recipe(DigitsLSTM, 40, 4e-3),
+    "digits-vit": Recipe(DigitsViT, 30, 2e-3, batch=25, shifts=False),
 }
-_EPOCHS = {"digits-cnn": 12, "digits-dwcnn": 20, "digits-lstm": 40, "digits-vit": 40}
-_RATES = {"digits-cnn": 3e-3, "digits-dwcnn": 3e-3, "digits-lstm": 4e-3, "digits-vit": 2e-3}
 _FACTS: dict[str, dict[str, Any]] = {
     "digits-cnn": {"family": "cnn", "subfamily": "residual-cnn"},
     "digits-dwcnn": {"family": "cnn", "subfamily": "depthwise-cnn"},
@@ -55,7 +67,7 @@ _FACTS: dict[str, dict[str, Any]] = {
 
 @cache
 def digits_splits() -> dict[str, Split]:
-    """The digits in four parts with equal shares of every class; always the same, for the models learned one of them."""
+    """The digits in four parts with equal shares of every class; always the same: the models learned one of them."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -70,7 +82,10 @@ def digits_splits() -> dict[str, Split]:
         place[own] = (np.arange(len(own)) + rng.random()) / len(own)
     dealt = np.argsort(place, kind="stable")
     ends = np.cumsum(list(PARTS.values()))[:-1]
-    return {part: Split({"pixels": images[rows]}, labels[rows]) for part, rows in zip(PARTS, np.split(dealt, ends), strict=True)}
+    return {
+        part: Split({"pixels": images[rows]}, labels[rows])
+        for part, rows in zip(PARTS, np.split(dealt, ends), strict=True)
+    }
 
 
 def digits_data(name: str) -> Data:
@@ -83,7 +98,7 @@ def digits_data(name: str) -> Data:
 
 def load_digits_model(name: str) -> LoadedModel:
     """A digits model with its trained weights, from the cache or trained now."""
-    network = _NETWORKS[name]().eval()
+    network = _RECIPES[name].network().eval()
     network.load_state_dict(_weights(name))
     recurrent = name == "digits-lstm"
     info = ModelInfo(
@@ -106,7 +121,7 @@ def cache_folder() -> Path:
 
 def _weights(name: str) -> dict[str, torch.Tensor]:
     """Trained weights; one process trains, others wait for it. A damaged cache file is replaced."""
-    path = cache_folder() / f"{name}-v{VERSION}.safetensors"
+    path = cache_folder() / f"{name}-{_key(_RECIPES[name])}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.is_file():
@@ -120,40 +135,49 @@ def _weights(name: str) -> dict[str, torch.Tensor]:
         return state
 
 
+def _key(recipe: Recipe) -> str:
+    """Changes with anything that would give other weights: recipe, shapes, version, and the split that is learned."""
+    with torch.device("meta"):
+        shapes = {k: tuple(v.shape) for k, v in recipe.network().state_dict().items()}
+    told = f"{VERSION} {recipe.epochs} {recipe.rate} {recipe.batch} {recipe.shifts} {PARTS} {shapes}"
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
 def train(name: str) -> nn.Module:
-    """Train a digits model from its seed on the training split: AdamW, one-cycle rate, images shifted by up to one pixel.
+    """Train a digits model from its seed on the training split: AdamW, one-cycle rate, clipped gradients.
 
     Runs on one thread, so that sums come out the same on every machine; global random state is left as it was.
     """
     data = digits_data(name).train
     images = torch.from_numpy(next(iter(data.inputs.values())))
     assert data.labels is not None
-    labels = torch.from_numpy(data.labels)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return _fit(_NETWORKS[name](), images, labels, _EPOCHS[name], _RATES[name])
+            return _fit(_RECIPES[name], images, torch.from_numpy(data.labels))
     finally:
         torch.set_num_threads(threads)
 
 
-def _fit(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int, rate: float) -> nn.Module:
+def _fit(recipe: Recipe, images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
+    network: nn.Module = recipe.network()
     generator = torch.Generator().manual_seed(0)
-    update = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
-    steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(update, rate, total_steps=steps, pct_start=0.2)
+    update = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.02)
+    steps = recipe.epochs * -(-len(images) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(update, recipe.rate, total_steps=steps, pct_start=0.2)
     network.train()
-    for _ in range(epochs):
+    for _ in range(recipe.epochs):
         order = torch.randperm(len(images), generator=generator)
-        for rows in order.split(BATCH):
-            # a shift by one pixel keeps a digit what it is; the last axis is across, the one before it down
-            down, across = (int(s) for s in torch.randint(-1, 2, (2,), generator=generator))
-            batch = shifted(images[rows], down, across)
+        for rows in torch.split(order, recipe.batch):
+            batch = images[rows]
+            if recipe.shifts:  # a digit moved by one pixel is the same digit
+                down, across = (int(s) for s in torch.randint(-1, 2, (2,), generator=generator))
+                batch = shifted(batch, down, across)
             loss = F.cross_entropy(network(batch), labels[rows], label_smoothing=0.05)
             update.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             update.step()
             schedule.step()

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import re
 import sysconfig
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,14 +18,11 @@ from backends.models import Batch
 MAX_TOKENS = 64
 PARTS = {"train": 1500, "calibration": 128, "search": 128, "verification": 256}
 _MODULES = (
-    "argparse ast asyncio bdb calendar cmd codecs collections concurrent configparser contextlib csv ctypes curses dataclasses dbm decimal "
-    "difflib dis distutils doctest email enum filecmp fileinput fractions ftplib functools getpass gettext glob heapq html http imaplib "
-    "importlib inspect ipaddress json linecache locale logging mailbox mimetypes multiprocessing netrc nntplib numbers operator optparse os "
-    "pathlib pdb pickle pickletools pkgutil platform plistlib poplib pprint profile pstats pydoc queue random re sched selectors shelve "
-    "shlex shutil smtplib socket socketserver sqlite3 ssl statistics string subprocess sysconfig tarfile tempfile textwrap threading "
-    "timeit tkinter tokenize trace traceback types typing unittest urllib uuid venv warnings wave weakref webbrowser wsgiref xml "
-    "xmlrpc zipapp zipfile zoneinfo"
-).split()
+    "_pydatetime _pydecimal argparse asyncio collections configparser contextlib csv datetime difflib enum "
+    "fractions functools heapq http inspect ipaddress logging mailbox optparse os pathlib random shutil smtplib "
+    "socket statistics string subprocess tarfile tempfile textwrap threading timeit traceback typing unittest "
+    "urllib uuid warnings zipfile "
+)
 
 
 @cache
@@ -32,7 +30,7 @@ def sentences() -> tuple[str, ...]:
     """Distinct sentences of 40 to 400 characters that read like English, in an order that only their text decides."""
     root = Path(sysconfig.get_path("stdlib"))
     found: set[str] = set()
-    for module in _MODULES:
+    for module in _MODULES.split():
         files = [root / f"{module}.py"] if (root / f"{module}.py").is_file() else sorted((root / module).rglob("*.py"))
         for path in files:
             if "test" not in path.parent.name and "idle" not in path.parent.name:
@@ -42,27 +40,34 @@ def sentences() -> tuple[str, ...]:
 
 def _docstring_sentences(source: str) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        text = ast.get_docstring(node) or ""
+    for text in _docstrings(ast.parse(source)):
         for paragraph in text.split("\n\n"):
             if ">>>" not in paragraph:
                 found |= {s for s in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())) if _english(s)}
     return found
 
 
+def _docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    """Docstrings of a module, of its classes and of their functions."""
+    yield ast.get_docstring(node) or ""
+    if isinstance(node, ast.Module | ast.ClassDef):
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from _docstrings(child)
+
+
 def _english(sentence: str) -> bool:
     """A full sentence made of words, not a table or a signature."""
     letters = sum(c.isalpha() or c == " " for c in sentence)
-    return 40 <= len(sentence) <= 400 and sentence[0].isupper() and sentence[-1] in ".!?" and letters > 0.85 * len(sentence)
+    whole = 40 <= len(sentence) <= 400 and sentence[0].isupper() and sentence[-1] in ".!?"
+    return whole and letters > 0.85 * len(sentence)
 
 
 def split_sentences() -> dict[str, list[str]]:
     """Sentences per part; no sentence (letter case aside) is in two of them."""
     distinct = list({s.lower(): s for s in sentences()}.values())
     parts, start = {}, 0
-    for part, count in reversed(PARTS.items()):  # what judges comes first, so that a short library costs training sentences
+    for part, count in reversed(PARTS.items()):  # a short library costs training sentences first
         parts[part] = distinct[start : start + count]
         start += count
     return parts
@@ -70,7 +75,7 @@ def split_sentences() -> dict[str, list[str]]:
 
 @cache
 def sentence_data(folder: Path) -> dict[str, Batch]:
-    """Token ids and masks per part, each sentence cut at MAX_TOKENS, ordered by length so that batches need little padding."""
+    """Token ids and masks per part, cut at MAX_TOKENS, ordered by length so that batches need little padding."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

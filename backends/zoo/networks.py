@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with batch norm beside a shortcut. [batch, inputs, h, w] -> [batch, outputs, h/stride, w/stride]"""
+    """Two 3×3 convolutions with batch norm beside a shortcut. [batch, inputs, h, w] -> [batch, outputs, h/s, w/s]"""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -24,11 +24,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.b1(self.c1(x)))
-        return F.relu(self.b2(self.c2(y)) + self.shortcut(x))
+        result: Tensor = F.relu(self.b2(self.c2(y)) + self.shortcut(x))
+        return result
 
 
 class ResidualNet(nn.Module):
-    """Residual CNN: a stem, then stages of two blocks with `width`, 2 and 4 times `width` channels. [batch, 1, 8, 8] -> [batch, 10]"""
+    """Residual CNN: a stem, then stages of two blocks, 1, 2 and 4 times `width`. [batch, 1, 8, 8] -> [batch, 10]"""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -48,7 +49,8 @@ class ResidualNet(nn.Module):
         return {"blocks": len(self.layers), "hidden_size": self.width}
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.fc(self.pool(self.layers(self.stem(pixels))).flatten(1))
+        y: Tensor = self.fc(self.pool(self.layers(self.stem(pixels))).flatten(1))
+        return y
 
 
 class SeparableBlock(nn.Module):
@@ -62,11 +64,12 @@ class SeparableBlock(nn.Module):
         self.b2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.b2(self.pointwise(F.relu(self.b1(self.depthwise(x))))))
+        y: Tensor = F.relu(self.b2(self.pointwise(F.relu(self.b1(self.depthwise(x))))))
+        return y
 
 
 class DepthwiseNet(nn.Module):
-    """Depthwise separable CNN: `width` channels doubling with each halving of the image. [batch, 1, 8, 8] -> [batch, 10]"""
+    """Depthwise separable CNN: `width` channels, twice as many on half the image. [batch, 1, 8, 8] -> [batch, 10]"""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -82,7 +85,8 @@ class DepthwiseNet(nn.Module):
         return {"blocks": len(self.layers), "hidden_size": self.width}
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.fc(self.pool(self.layers(self.stem(pixels))).flatten(1))
+        y: Tensor = self.fc(self.pool(self.layers(self.stem(pixels))).flatten(1))
+        return y
 
 
 class DigitsLSTM(nn.Module):
@@ -99,7 +103,8 @@ class DigitsLSTM(nn.Module):
 
     def forward(self, sequence: Tensor) -> Tensor:
         steps, _ = self.lstm(sequence)
-        return self.fc(steps[:, -1])
+        y: Tensor = self.fc(steps[:, -1])
+        return y
 
 
 class Attention(nn.Module):
@@ -115,7 +120,8 @@ class Attention(nn.Module):
         # [batch, time, inner] -> [batch, heads, time, inner / heads]; the inner width may be cut
         q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
         weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
-        return self.o((weights @ v).transpose(1, 2).flatten(2))
+        y: Tensor = self.o((weights @ v).transpose(1, 2).flatten(2))
+        return y
 
 
 class Mlp(nn.Module):
@@ -126,7 +132,8 @@ class Mlp(nn.Module):
         self.up, self.down = nn.Linear(width, ffn), nn.Linear(ffn, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
+        y: Tensor = self.down(F.gelu(self.up(x)))
+        return y
 
 
 class TransformerBlock(nn.Module):
@@ -139,13 +146,14 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
 
 
 class DigitsViT(nn.Module):
     """Vision transformer on 16 patches of 2×2 pixels. [batch, 1, 8, 8] -> [batch, 10]"""
 
-    def __init__(self, width: int = 64, blocks: int = 6, heads: int = 4, ffn: int = 192) -> None:
+    def __init__(self, width: int = 64, blocks: int = 4, heads: int = 4, ffn: int = 128) -> None:
         super().__init__()
         self.width, self.heads, self.ffn = width, heads, ffn
         self.patches = nn.Linear(4, width)
@@ -164,4 +172,5 @@ class DigitsViT(nn.Module):
         x = x + self.positions(torch.arange(16, device=x.device))
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x).mean(1))
+        y: Tensor = self.head(self.norm(x).mean(1))
+        return y

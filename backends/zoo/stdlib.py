@@ -32,8 +32,7 @@ Part = Literal["train", "calibration", "search", "verification"]
 _SHARES: dict[Part, int] = {"train": 88, "calibration": 3, "search": 4, "verification": 5}  # percent of the files
 _CAP_BYTES = 9_000_000  # of the whole corpus
 # what is no library code that people write: tests, editors, generated tables, vendored wheels
-_LEFT_OUT = {"test", "tests", "idlelib", "idle_test", "site-packages", "turtledemo", "encodings", "pydoc_data", "lib2to3"}
-_LEFT_OUT |= {"ensurepip", "_bundled", "lib-dynload", "__pycache__"}
+_LEFT_OUT = "test tests idlelib idle_test site-packages turtledemo encodings pydoc_data lib2to3 ensurepip lib-dynload"
 
 _LLAMA = {"architecture": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 256, "rms_norm_eps": 1e-5}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -93,7 +92,8 @@ def config(name: str) -> PretrainedConfig:
     shape = dict(SHAPES[name])
     classes = {"llama": "LlamaConfig", "gpt2": "GPT2Config", "mixtral": "MixtralConfig"}
     build = getattr(transformers, classes[shape.pop("architecture")])
-    return build(bos_token_id=1, eos_token_id=1, pad_token_id=0, use_cache=False, **shape)
+    built: PretrainedConfig = build(bos_token_id=1, eos_token_id=1, pad_token_id=0, use_cache=False, **shape)
+    return built
 
 
 def _order(path: str) -> int:
@@ -103,10 +103,11 @@ def _order(path: str) -> int:
 
 @cache
 def source_files() -> dict[Part, tuple[Path, ...]]:
-    """The corpus: source files of the running Python's library per part, capped, in an order that paths alone decide."""
+    """The corpus: source files of the running Python's library per part, in an order that paths alone decide."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = {p.relative_to(root).as_posix(): p for p in root.rglob("*.py")}
-    chosen = sorted((name for name in paths if not _LEFT_OUT & set(name.split("/"))), key=lambda n: (_order(n), n))
+    left_out = set(_LEFT_OUT.split())
+    chosen = sorted((name for name in paths if not left_out & set(name.split("/"))), key=lambda n: (_order(n), n))
     parts: dict[Part, list[Path]] = {part: [] for part in get_args(Part)}
     total = 0
     for name in chosen:
@@ -155,8 +156,8 @@ def tokens(tokenizer: Tokenizer, part: Part, at_least: int | None = None) -> NDA
 
 
 def windows(tokenizer: Tokenizer, part: Part, count: int, seed: int) -> NDArray[np.int64]:
-    """`count` windows [count, WINDOW] that do not overlap, drawn by seed from the part's first files (twice as many to draw from)."""
-    stream = tokens(tokenizer, part, at_least=2 * count * WINDOW)
+    """`count` windows [count, WINDOW] that do not overlap, drawn by seed from the part's first files."""
+    stream = tokens(tokenizer, part, at_least=5 * count * WINDOW // 4)
     cut = stream[: len(stream) // WINDOW * WINDOW].reshape(-1, WINDOW)
     chosen = np.random.default_rng(seed).permutation(len(cut))[:count]
     return cut[np.sort(chosen)]
@@ -164,7 +165,7 @@ def windows(tokenizer: Tokenizer, part: Part, count: int, seed: int) -> NDArray[
 
 @cache
 def token_windows(part: Part, count: int, seed: int) -> Split:
-    """A split of token windows [count, WINDOW] for the zoo's language models, which share one tokenizer. Kept in memory."""
+    """Token windows [count, WINDOW] for the zoo's language models, which share one tokenizer. Kept in memory."""
     from tokenizers import Tokenizer
 
     ids = windows(Tokenizer.from_file(str(WEIGHTS / "stdlib-lm" / "tokenizer.json")), part, count, seed)

@@ -1,4 +1,4 @@
-"""Train the language models that ship with the package: python -m backends.zoo.train NAME... [--minutes M] [--out DIR]
+"""Train the language models that ship: python -m backends.zoo.train NAME... [--minutes M] [--resume] [--out DIR]
 
 Each model gets a fixed number of steps of 16 windows; `--minutes` ends its cosine schedule early on a slow machine.
 The weights so far are written every two minutes, so that an early version exists.
@@ -10,13 +10,14 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -64,28 +65,38 @@ def perplexity(model: nn.Module, windows: NDArray[np.int64]) -> float:
 def save(model: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     """Write fp16 safetensors, the configuration and the tokenizer as a Hugging Face folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()  # type: ignore[union-attr]
-    state = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items() if k not in tied}
+    config: Any = model.config
+    config.architectures = [type(model).__name__]
+    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    state = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}
     with replacing(folder / "model.safetensors") as path:
         save_file(state, path, metadata={"format": "pt"})
-    model.config.save_pretrained(folder)  # type: ignore[operator,union-attr]
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=stdlib.PAD, eos_token=stdlib.EOS, bos_token=stdlib.EOS, model_max_length=256
-    )
+    config.save_pretrained(folder)
+    marks = {"pad_token": stdlib.PAD, "eos_token": stdlib.EOS, "bos_token": stdlib.EOS}
+    build: Any = PreTrainedTokenizerFast
+    wrapped = build(tokenizer_object=tokenizer, model_max_length=256, **marks)
     wrapped.save_pretrained(folder)
 
 
-def train(name: str, folder: Path, tokenizer: Tokenizer, minutes: float | None) -> float:
-    """Train one model from its seed and write it; returns its perplexity on the verification part."""
+def train(name: str, folder: Path, tokenizer: Tokenizer, minutes: float | None, resume: bool = False) -> float:
+    """Train one model and write it; returns its perplexity on the verification part.
+
+    Starts from the seed, or from the weights in `folder` with a third of the learning rate (`resume`).
+    """
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = stdlib.config(name)
-    model = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa").to(device).train()
+    build: Any = AutoModelForCausalLM.from_config
+    model: nn.Module = build(settings, attn_implementation="sdpa").to(device).train()
+    if resume:
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)  # tied weights are stored once
     stream = torch.from_numpy(stdlib.tokens(tokenizer, "train"))
     held_out = stdlib.windows(tokenizer, "verification", 96, seed=0)
     offsets = torch.arange(stdlib.WINDOW)
-    generator = torch.Generator().manual_seed(0)
-    update = optimizer(model, RATES[name])
+    generator = torch.Generator().manual_seed(int(resume))
+    peak = RATES[name] / (3 if resume else 1)
+    update = optimizer(model, peak)
     click.echo(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens on {device}")
     started = saved = time.monotonic()
     for step in range(STEPS[name]):
@@ -94,16 +105,16 @@ def train(name: str, folder: Path, tokenizer: Tokenizer, minutes: float | None) 
         if progress >= 1:
             break
         for group in update.param_groups:
-            group["lr"] = RATES[name] * rate(progress, step)
+            group["lr"] = peak * rate(progress, step)
         starts = torch.randint(len(stream) - stdlib.WINDOW, (BATCH, 1), generator=generator)
         ids = stream[starts + offsets].to(device)  # [BATCH, WINDOW]
         loss = shifted_loss(model(input_ids=ids).logits, ids)
         update.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         update.step()
         if step % 100 == 0:
-            click.echo(f"{name}: step {step}, {elapsed:.0f} s, training loss {float(loss):.3f}")
+            click.echo(f"{name}: step {step}, {elapsed:.0f} s, training loss {loss.item():.3f}")
         if time.monotonic() - saved > SAVE_SECONDS:
             save(model, tokenizer, folder)
             saved = time.monotonic()
@@ -115,13 +126,14 @@ def train(name: str, folder: Path, tokenizer: Tokenizer, minutes: float | None) 
 @click.command()
 @click.argument("names", nargs=-1, required=True, type=click.Choice(sorted(stdlib.SHAPES)))
 @click.option("--minutes", type=click.FloatRange(min=0.1), help="End each model's schedule after this time.")
+@click.option("--resume", is_flag=True, help="Go on from the weights that are there, with a schedule of its own.")
 @click.option("--out", type=click.Path(path_type=Path), default=stdlib.WEIGHTS, show_default=False)
-def main(names: tuple[str, ...], minutes: float | None, out: Path) -> None:
+def main(names: tuple[str, ...], minutes: float | None, resume: bool, out: Path) -> None:
     """Train zoo language models and write them as fp16 safetensors."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = stdlib.train_tokenizer()
     for name in names:
-        click.echo(f"{name}: perplexity {train(name, out / name, tokenizer, minutes):.2f}")
+        click.echo(f"{name}: perplexity {train(name, out / name, tokenizer, minutes, resume):.2f}")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from knowledge.layers import LayerTable
 from knowledge.techniques.base import Choices, Family, Level, Need, Phase, Range, Technique
-from knowledge.values import Decision
+from knowledge.values import Decision, Refusal
 
 
 class Distill(Technique):
@@ -36,6 +37,20 @@ class Distill(Technique):
 
     def strength(self) -> float:
         return math.log2(self.compression)
+
+    def refusals(self, layers: LayerTable) -> Iterator[Refusal]:
+        from knowledge.students import largest_compression
+
+        yield from super().refusals(layers)
+        limit = largest_compression(layers)
+        if self.compression > limit:
+            yield Refusal(
+                technique=self.id,
+                rule="distill-too-small",
+                observed=f"the smallest student is {limit:.2f} times smaller: what it must keep is the rest",
+                required=f"{self.compression:g} times fewer parameters",
+                remedy=f"ask for a compression of at most {int(100 * limit) / 100:g}" if limit > 1.01 else "",
+            )
 
     def effect(self, layers: LayerTable, decision: Decision | None = None) -> LayerTable:
         from knowledge.students import resize, solve_student

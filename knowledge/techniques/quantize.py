@@ -98,6 +98,7 @@ class Int8Static(Int8):
 
     calibration: Annotated[Literal["minmax", "percentile"], Choices("minmax", "percentile")] = "minmax"
     embeddings: Annotated[bool, Choices(True, False)] = True
+    smooth: Annotated[float, Field(ge=0, lt=1), Range(0.0, 0.9, step=0.1)] = 0.0  # as in int8_dynamic; dense layers only
 
     def touches(self, layers: LayerTable) -> BoolColumn:
         chosen = np.isin(layers.kind, ("linear", "conv"))

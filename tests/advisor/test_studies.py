@@ -2,11 +2,11 @@ import optuna
 import pytest
 
 from advisor.studies.front import best_trial, feasible, nearest_miss, pareto_front, trial_rows
-from advisor.studies.space import chain_id, searched, starting_point, suggest
+from advisor.studies.space import Step, chain_id, searched, starting_point, suggest
 from advisor.studies.study import open_storage
 from knowledge.layers import LayerTable, ModelInfo
-from knowledge.techniques.catalog import build
-from knowledge.values import InputError, Stage
+from knowledge.techniques.catalog import CATALOG, build
+from knowledge.values import InputError
 
 ROWS = [
     {"path": "stem", "kind": "conv", "role": "stem", "outputs": 32, "inputs": 1, "kernel": 9},
@@ -14,11 +14,11 @@ ROWS = [
 ]
 CNN = LayerTable.of(ROWS, ModelInfo("cnn", "cnn", "image-classification"))
 CHAIN = (
-    Stage(technique="channels", params={"round_to": 8}),
-    Stage(technique="finetune"),
-    Stage(technique="magnitude"),
-    Stage(technique="finetune"),
-    Stage(technique="int8_static"),
+    Step("channels", params={"round_to": 8}),
+    Step("finetune"),
+    Step("magnitude"),
+    Step("finetune"),
+    Step("int8_static"),
 )
 
 
@@ -36,7 +36,7 @@ def test_the_first_trial_is_the_chain_as_recommended():
     trial = optuna.trial.FixedTrial(start)
     assert trial.suggest_categorical("chain", [chain_id(CHAIN)]) == chain_id(CHAIN)
     stages = suggest(trial, CHAIN, CNN)
-    assert [build(s) for s in stages] == [build(s) for s in CHAIN]
+    assert [build(s) for s in stages] == [CATALOG[s.technique].model_validate(s.params) for s in CHAIN]
     assert stages[0].params["round_to"] == 8  # what is not searched stays
 
 
@@ -45,6 +45,16 @@ def test_suggested_stages_are_always_valid():
     for _ in range(20):
         for stage in suggest(study.ask(), CHAIN, CNN):
             build(stage)
+
+
+def test_rules_narrow_what_is_tried():
+    step = Step("channels", ranges={"ratio": [0.2, 0.3], "importance": ["taylor"]})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        (stage,) = suggest(study.ask(), [step], CNN)
+        assert 0.2 <= stage.params["ratio"] <= 0.3
+        assert stage.params["importance"] == "taylor"
+    assert starting_point([step], CNN)["channels.ratio"] == 0.3  # the usual 0.5 is outside
 
 
 def trial(number, size, speed, drop, allowed=2.0, state=optuna.trial.TrialState.COMPLETE):

@@ -92,7 +92,14 @@ def make_transformer(kind, blocks=4, hidden=32, ffn=64, heads=4, vocab=64):
     if kind == "llama":
         module = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**grouped), **eager)
     elif kind == "gpt2":
-        sizes = {"vocab_size": vocab, "n_layer": blocks, "n_embd": hidden, "n_head": heads, "n_inner": ffn, "n_positions": 64}
+        sizes = {
+            "vocab_size": vocab,
+            "n_layer": blocks,
+            "n_embd": hidden,
+            "n_head": heads,
+            "n_inner": ffn,
+            "n_positions": 64,
+        }
         module = hf.AutoModelForCausalLM.from_config(hf.GPT2Config(**sizes), **eager)
     elif kind == "mixtral":
         experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
@@ -138,10 +145,12 @@ def outputs_of(model, split):
         return model.forward({name: torch.from_numpy(v) for name, v in split.inputs.items()}).cpu()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def small():
-    """The makers above, for tests in any folder below."""
-    return SimpleNamespace(
+    """The makers above, for tests in any folder below. One thread: several are slower for models as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield SimpleNamespace(
         cnn=make_cnn,
         lstm=make_lstm,
         transformer=make_transformer,
@@ -149,3 +158,4 @@ def small():
         context=make_context,
         outputs=outputs_of,
     )
+    torch.set_num_threads(threads)

@@ -70,7 +70,9 @@ def test_torchs_own_attention_keeps_the_layers_that_it_reads_itself(small):
     model.module.body = torch.nn.TransformerEncoderLayer(32, 2, 64)
     paths = ["body.self_attn.out_proj", "body.linear1"]
     table = small.context(small.transformer("llama", blocks=1)).layers.rows()
-    rows = [next(r for r in table if r["role"] == "ffn_up") | {"path": path, "outputs": 64, "inputs": 32} for path in paths]
+    rows = [
+        next(r for r in table if r["role"] == "ffn_up") | {"path": path, "outputs": 64, "inputs": 32} for path in paths
+    ]
     context = small.context(small.cnn())
     layers = type(context.layers).of(rows, context.layers.info)
     _, decision = apply(Svd(min_width=16), model, type(context)(**{**vars(context), "layers": layers}))

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from backends.locate import weight_tensors
 from backends.prune.magnitude import apply, kept_globally, kept_locally, smallest, zero_masks
-from backends.surgery import weight_tensors
 from backends.training import train
 from knowledge.techniques.prune import Magnitude
 
@@ -66,7 +66,9 @@ def test_mixture_experts_are_pruned(small):
 def test_a_threshold_prunes_what_is_below_it(small):
     model = small.cnn()
     pruned, decision = apply(Magnitude(threshold=0.05), model, small.context(model))
-    weights = torch.cat([w.flatten() for path in decision.density for w in weight_tensors(pruned.module, path).values()])
+    weights = torch.cat(
+        [w.flatten() for path in decision.density for w in weight_tensors(pruned.module, path).values()]
+    )
     assert bool((weights == 0).any())
     assert float(weights[weights != 0].abs().min()) >= 0.05
 

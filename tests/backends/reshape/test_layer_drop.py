@@ -48,7 +48,9 @@ def test_dropping_equals_skipping(kind, small):
     path, blocks = find_blocks(skipping.module)
     with torch.no_grad():
         hidden = torch.randn(1, 3, 32)
-        extra = {"position_embeddings": (torch.ones(1, 3, 8), torch.zeros(1, 3, 8))} if kind in ("llama", "mixtral") else {}
+        extra = (
+            {"position_embeddings": (torch.ones(1, 3, 8), torch.zeros(1, 3, 8))} if kind in ("llama", "mixtral") else {}
+        )
         returns_tuple = isinstance(blocks[0](hidden, attention_mask=None, **extra), tuple)
     for index in (1, 2):
         replace_module(skipping.module, f"{path}.{index}", Skipped(returns_tuple))
@@ -62,7 +64,7 @@ def test_dropping_equals_skipping(kind, small):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_idlest_blocks_go(kind, small):
     model = small.transformer(kind, blocks=5)
-    path, blocks = find_blocks(model.module)
+    _, blocks = find_blocks(model.module)
     with torch.no_grad():
         for index in (1, 3):  # what a block adds shrinks with its weights
             for p in blocks[index].parameters():

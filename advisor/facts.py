@@ -1,0 +1,82 @@
+"""The facts of one request: everything in `knowledge.conditions.VOCABULARY`, from the request, the model's table and the target."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from advisor.predict import Predictor
+from advisor.request import TASKS, Request
+from knowledge.conditions import FactValue
+from knowledge.layers import LayerTable
+
+
+def facts_of(request: Request, predictor: Predictor) -> dict[str, FactValue]:
+    """Values for the vocabulary; what does not apply is None and satisfies no condition."""
+    layers, target = predictor.layers, predictor.target
+    info, base = layers.info, predictor.baseline
+    kind, _ = TASKS.get(request.task or info.task, ("accuracy", "pp"))
+    smallest = [m for m in (request.max_size_bytes, figure(target.max_size_bytes)) if m]
+    ratios = [base.bytes / limit for limit in smallest]
+    speedups = [s for s in (request.min_speedup,) if s]
+    if request.max_latency_ms:
+        speedups.append(base.latency.total / request.max_latency_ms)
+    return {
+        "arch": info.family,
+        "subfamily": info.subfamily or None,
+        "task": request.task,
+        "metric": kind,
+        "model.given": bool(request.model),
+        "model.file": request.model.endswith(".onnx"),
+        "parameters": float(layers.parameters),
+        "size_bytes": base.bytes,
+        "blocks": float(info.blocks) if info.blocks else None,
+        "experts": float(info.experts) if info.experts else None,
+        "embedding_share": base.layers.embedding_share,
+        "conv_share": conv_share(layers),
+        "overhead_share": base.latency.overhead / base.latency.total,
+        "memory_share": base.latency.memory / base.latency.total,
+        "target": target.id,
+        "target.class": target.target_class,
+        "target.device": target.device,
+        "target.accelerates": tuple(target.accelerates),
+        "max_drop_pp": request.max_drop if kind == "accuracy" else None,
+        "max_drop_percent": request.max_drop if kind != "accuracy" else None,
+        "goal": request.goal,
+        "training": request.training,
+        "data_level": request.data_level,
+        "limits": request.limited,
+        "fits_already": not misses_of(request, predictor, base.bytes, base.latency.total, 1.0, base.memory_bytes),
+        "wanted_ratio": max(ratios) if ratios else None,
+        "wanted_speedup": max(speedups) if speedups else None,
+        "batch": float(request.batch),
+        "seq_len": float(request.seq_len) if request.seq_len else None,
+    }
+
+
+def conv_share(layers: LayerTable) -> float:
+    """Share of the multiply-accumulates in convolutions."""
+    macs = layers.row_macs
+    return float(macs[layers.kind == "conv"].sum() / max(macs.sum(), 1.0))
+
+
+def figure(value: object) -> float | None:
+    """The number of a target's figure, where there is one."""
+    return getattr(value, "value", None)
+
+
+def misses_of(
+    request: Request, predictor: Predictor, size: float, latency_ms: float, speedup: float, memory: float
+) -> dict[str, tuple[float, float]]:
+    """Limits of the request and the target that these figures miss, as (required, estimated)."""
+    target, found = predictor.target, {}
+    for limit in (request.max_size_bytes, figure(target.max_size_bytes)):
+        if limit and size > limit:
+            found["size"] = (min(float(limit), found.get("size", (np.inf, 0))[0]), size)
+    for limit in (request.max_memory_bytes, figure(target.max_memory_bytes)):
+        if limit and memory > limit:
+            found["memory"] = (min(float(limit), found.get("memory", (np.inf, 0))[0]), memory)
+    if request.max_latency_ms and latency_ms > request.max_latency_ms:
+        found["latency"] = (request.max_latency_ms, latency_ms)
+    if request.min_speedup and speedup < request.min_speedup:
+        found["speedup"] = (request.min_speedup, speedup)
+    return found

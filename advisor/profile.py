@@ -1,0 +1,149 @@
+"""A model's table for planning, from headers, files and packaged tables: no weight is read, no framework imported.
+
+Except where only code can tell: a factory of the user's, a convolutional transformers model, a folder that a stage
+wrote. Those are built by `backends`, on the meta device where possible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from advisor.hf_facts import TASKS, facts_of, family_of, task_of
+from advisor.hf_files import Shapes, read_config, read_shapes
+from advisor.hf_rows import rows_of
+from advisor.workloads import at_workload
+from knowledge.layers import Family, LayerTable, table_from_json
+from knowledge.roles import assign, completed
+from knowledge.typical import typical
+from knowledge.values import InputError, Workload
+
+FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+DEFAULT_SEQ_LEN = 128
+ALL_TASKS = (*TASKS, "sequence-classification")
+
+
+def profile_source(
+    source: str | None,
+    *,
+    arch: str | None = None,
+    task: str | None = None,
+    workload: Workload | None = None,
+    params: int | None = None,
+) -> LayerTable:
+    """The table of a model that is named, or of the typical one for `arch` when none is.
+
+    `source`: zoo:NAME, a Hugging Face folder or hub id, an .onnx file, package.module:factory; None or "" for a typical
+    model, scaled to `params` parameters. Raises InputError: no such model, broken files, an architecture or a task that
+    cannot be told (asking for --arch or --task).
+    """
+    _check(arch, task)
+    workload = workload or Workload()
+    if not source:
+        return typical(_told(arch), task, params, workload)
+    if params is not None:
+        raise InputError("params", f"{params:,}", f"{source} has the parameters it has", "leave out MODEL, or --params")
+    path = Path(source)
+    if source.startswith("zoo:"):
+        return at_workload(zoo_table(source.removeprefix("zoo:")), workload)
+    if source.endswith(".onnx"):
+        return _from_onnx(path, task, arch, workload)
+    if path.is_dir():
+        return _from_folder(path, source, arch, task, workload)
+    if path.is_file():
+        raise InputError("model", source, "is a file", "give the folder that holds its config.json, or an .onnx file")
+    if FACTORY.fullmatch(source):
+        from backends.meta import profile_factory
+
+        return profile_factory(source, task, arch, workload)
+    if HUB_ID.fullmatch(source) and not source.startswith("."):
+        return _from_hub(source, arch, task, workload)
+    raise InputError(
+        "model",
+        source,
+        "no such folder or file",
+        "give a folder, zoo:NAME, a hub id (owner/name) or package.module:factory",
+    )
+
+
+def zoo_table(name: str) -> LayerTable:
+    """The packaged table of an embedded example; raises InputError with the nearest names."""
+    from backends import zoo
+
+    names = zoo.zoo_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        raise InputError("model", f"zoo:{name}", "unknown zoo model", f"did you mean {', '.join(near)}?")
+    return table_from_json(json.loads((Path(zoo.__file__).parent / "tables" / f"{name}.json").read_text()))
+
+
+def _check(arch: str | None, task: str | None) -> None:
+    for field, value, known in (("arch", arch, get_args(Family)), ("task", task, ALL_TASKS)):
+        if value is not None and value not in known:
+            near = difflib.get_close_matches(value, known, n=2, cutoff=0.4) or known
+            raise InputError(field, value, f"unknown {field}", f"did you mean {' or '.join(near)}?")
+
+
+def _told(arch: str | None) -> str:
+    if arch is None:
+        raise InputError(
+            "model", "", "neither a model nor an architecture is named", "give MODEL, or --arch cnn (or another)"
+        )
+    return arch
+
+
+def _from_onnx(path: Path, task: str | None, arch: str | None, workload: Workload) -> LayerTable:
+    from backends.profile_onnx import profile_onnx
+
+    layers = profile_onnx(path, workload=workload)
+    if arch is not None:
+        layers = layers.with_info(family=arch)
+    if not (task or layers.info.task):
+        raise InputError("task", path, "the file does not say what it is for", f"add --task {' | '.join(ALL_TASKS)}")
+    return layers.with_info(task=task or layers.info.task)
+
+
+def _from_folder(folder: Path, source: str, arch: str | None, task: str | None, workload: Workload) -> LayerTable:
+    if (folder / "structure.json").is_file():
+        from backends.meta import profile_checkpoint
+
+        return profile_checkpoint(folder, workload)
+    return _from_config(folder, source, arch, task, workload, lambda: read_shapes(folder))
+
+
+def _from_hub(hub_id: str, arch: str | None, task: str | None, workload: Workload) -> LayerTable:
+    from advisor.hub import fetch_config, fetch_shapes
+
+    folder = fetch_config(hub_id)
+    return _from_config(folder, hub_id, arch, task, workload, lambda: fetch_shapes(hub_id, folder))
+
+
+def _from_config(
+    folder: Path, source: str, arch: str | None, task: str | None, workload: Workload, shapes: Callable[[], Shapes]
+) -> LayerTable:
+    config = read_config(folder)
+    family = family_of(config, source, arch)
+    task = task or task_of(config, source)
+    if family in ("cnn", "rnn"):
+        from backends.meta import profile_config
+
+        return profile_config(folder, source, task, arch, workload)
+    info = facts_of(config, source, task, family)
+    seq_len = _seq_len(info.max_length, workload) if info.vocab_size else 0
+    rows = rows_of(shapes(), config, info, seq_len)
+    layers = completed(LayerTable.of(assign(rows), dataclasses.replace(info, seq_len=seq_len)))
+    heads = (layers.role == "head") & (layers.kind == "linear")
+    if task.endswith("-classification") and heads.any():
+        layers = layers.with_info(classes=int(layers.outputs[heads][-1]))
+    return layers
+
+
+def _seq_len(longest: int, workload: Workload) -> int:
+    """Tokens of one sample: those asked for, as far as the model reads."""
+    return min(workload.seq_len or DEFAULT_SEQ_LEN, longest or 10**9)

@@ -1,0 +1,129 @@
+"""Which chain is better: what the goal asks for, what it costs in quality, and rules where estimates cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from advisor.facts import misses_of
+from advisor.graph import Candidate
+from advisor.predict import SPEEDUP_MARGIN, Outlook, Predictor
+from advisor.request import Goal, Request
+from advisor.rules import Verdicts, concerns
+from knowledge.techniques.base import Need
+
+# what a doubling is worth: (of compression, of speed); and what spending the whole quality budget costs
+GAIN: dict[Goal, tuple[float, float]] = {
+    "size": (1.0, 0.1),
+    "latency": (0.1, 1.0),
+    "throughput": (0.1, 1.0),
+    "memory": (1.0, 0.1),
+    "quality": (0.15, 0.15),
+    "overall": (0.5, 0.5),
+}
+COST: dict[Goal, float] = {
+    "size": 0.5,
+    "latency": 0.5,
+    "throughput": 0.5,
+    "memory": 0.5,
+    "quality": 2.0,
+    "overall": 1.0,
+}
+STAGE_COST = 0.1  # every stage must pay for itself
+TRAINING_COST = 0.15
+LEAST_BUDGET = 0.1  # a budget of nothing still ranks what loses less
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate with where its score lies, what speaks for it, and what it misses as limit -> (required, estimated)."""
+
+    candidate: Candidate
+    low: float
+    mid: float
+    high: float
+    preference: float
+    misses: dict[str, tuple[float, float]]
+    overturned: int = 0  # better-scored chains that rules put behind it, because the estimates overlap
+
+    @property
+    def fits(self) -> bool:
+        return not self.misses
+
+    @property
+    def shortfall(self) -> float:
+        """How far the limits are missed: one for each, and the doublings to it."""
+        return sum(1 + abs(math.log2(max(e, 1e-9) / max(r, 1e-9))) for r, e in self.misses.values())
+
+
+class Ranking:
+    """Orders candidates for one request."""
+
+    def __init__(self, request: Request, predictor: Predictor, verdicts: Verdicts) -> None:
+        self.request, self.predictor, self.verdicts = request, predictor, verdicts
+        self.goal = goal_of(request)
+        self.preferences = list(verdicts.preferences())
+
+    def score(self, outlook: Outlook, stages: int) -> float:
+        """What a chain is worth by its middle estimates."""
+        return self._score(outlook.compression, outlook.speedup, outlook.drop.mid) - STAGE_COST * stages
+
+    def order(self, candidates: Sequence[Candidate]) -> list[Ranked]:
+        """One candidate per sequence of techniques, best first; those that fit before those that do not."""
+        best: dict[tuple[str, ...], Ranked] = {}
+        for candidate in candidates:
+            ranked = self._ranked(candidate)
+            known = best.get(candidate.ids)
+            if known is None or _better(ranked, known):
+                best[candidate.ids] = ranked
+        fitting = sorted((r for r in best.values() if r.fits), key=lambda r: -r.mid)
+        missing = sorted((r for r in best.values() if not r.fits), key=lambda r: (r.shortfall, -r.mid))
+        return [*_ties_broken(fitting), *missing]
+
+    def _score(self, compression: float, speedup: float, drop: float) -> float:
+        size, speed = GAIN[self.goal]
+        spent = drop / max(self.request.max_drop, LEAST_BUDGET)
+        return size * math.log2(compression) + speed * math.log2(speedup) - COST[self.goal] * spent
+
+    def _ranked(self, candidate: Candidate) -> Ranked:
+        outlook = candidate.outlook
+        effort = sum(STAGE_COST + (TRAINING_COST if Need.TRAINING in t.needs else 0) for t in candidate.techniques)
+        margin = SPEEDUP_MARGIN[self.predictor.measured] if outlook.speedup != 1 else 0.0
+        low, mid, high = (
+            self._score(outlook.compression, outlook.speedup * factor, drop) - effort
+            for factor, drop in ((1 - margin, outlook.drop.high), (1, outlook.drop.mid), (1 + margin, outlook.drop.low))
+        )
+        weights = [w for _, about, w in self.preferences if concerns(about, candidate.ids, outlook.compression)]
+        return Ranked(candidate, low, mid, high, sum(weights), self._misses(outlook))
+
+    def _misses(self, outlook: Outlook) -> dict[str, tuple[float, float]]:
+        latency, memory = outlook.latency.total, outlook.memory_bytes
+        misses = misses_of(self.request, self.predictor, outlook.bytes, latency, outlook.speedup, memory)
+        if outlook.drop.mid > self.request.max_drop + 1e-9:
+            misses["quality"] = (self.request.max_drop, outlook.drop.mid)
+        return misses
+
+
+def goal_of(request: Request) -> Goal:
+    """The goal as asked; with limits and no goal, to meet them and lose the least."""
+    return "quality" if request.limited and "goal" not in request.model_fields_set else request.goal
+
+
+def _better(new: Ranked, old: Ranked) -> bool:
+    if new.fits != old.fits:
+        return new.fits
+    return new.mid > old.mid if new.fits else new.shortfall < old.shortfall
+
+
+def _ties_broken(ranked: Sequence[Ranked]) -> list[Ranked]:
+    """Groups whose scores overlap with that of their leader, each in the order of preference."""
+    rest, done = list(ranked), []
+    while rest:
+        leader = rest[0]
+        group = [r for r in rest if r.high >= leader.low]
+        rest = [r for r in rest if r.high < leader.low]
+        for chosen in sorted(group, key=lambda r: (-round(r.preference, 6), -r.mid)):
+            ahead = sum(r.mid > chosen.mid and r.preference < chosen.preference for r in group)
+            done.append(Ranked(**{**chosen.__dict__, "overturned": ahead}))
+    return done

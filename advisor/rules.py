@@ -1,0 +1,230 @@
+"""Facts and rules make verdicts: what is refused and why, what is preferred, what must follow, how parameters are set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from advisor.predict import Predictor, after
+from knowledge.conditions import Facts, holds
+from knowledge.layers import LayerTable
+from knowledge.load import Knowledge, members
+from knowledge.schema import Rule, Selector, Setting, Weighted, fill
+from knowledge.techniques.base import Choices, Family, Range, Technique
+from knowledge.techniques.catalog import CATALOG
+from knowledge.values import InputError, Refusal, Value
+
+PASSING = (Family.RECOVER, Family.FUSE)  # families that do not count in what kind of chain it is
+OWN_SOURCE = "the technique's own requirement"
+LEAST_GAIN = 1.02  # in size or speed, for a stage that costs quality
+
+
+class Refused(Value):
+    """A technique that is not proposed: by which rule, why, who says so, and what would help."""
+
+    technique: str
+    rule: str
+    text: str
+    source: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What follows from one request's facts."""
+
+    facts: Facts
+    fired: tuple[Rule, ...]
+    refused: tuple[Refused, ...] = ()
+    settings: dict[str, tuple[Technique, ...]] = field(default_factory=dict)  # technique -> parameters worth planning with
+    ranges: dict[str, dict[str, Range | Choices]] = field(default_factory=dict)  # narrowed by rules
+    students: dict[Technique, LayerTable] = field(default_factory=dict)  # solved once: tables of the students
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Techniques that chains may use."""
+        return tuple(self.settings)
+
+    def preferences(self) -> Iterable[tuple[Rule, Weighted, float]]:
+        """(rule, what it is about, signed weight) of everything preferred or avoided."""
+        for rule in self.fired:
+            for conclusion in rule.then:
+                if conclusion.prefer is not None:
+                    yield rule, conclusion.prefer, conclusion.prefer.weight
+                if conclusion.avoid is not None:
+                    yield rule, conclusion.avoid, -conclusion.avoid.weight
+
+    def required_after(self, technique: str) -> dict[str, list[str]]:
+        """Techniques that must follow this one, with the rules that say so."""
+        found: dict[str, list[str]] = {}
+        for rule in self.fired:
+            for needed in (c.require for c in rule.then if c.require is not None):
+                if needed.after.covers(technique) and needed.technique in self.settings:
+                    found.setdefault(needed.technique, []).append(rule.id)
+        return found
+
+    def orders(self) -> Iterable[tuple[str, str, str]]:
+        """(rule, first, then) for every pair of techniques that a rule orders."""
+        for rule in self.fired:
+            for order in (c.before for c in rule.then if c.before is not None):
+                for first in members(order.first):
+                    for then in members(order.then):
+                        yield rule.id, first, then
+
+    def warnings(self, techniques: Sequence[str], compression: float) -> list[str]:
+        """What rules warn of for a chain, each sentence once."""
+        found = []
+        for rule in self.fired:
+            for about in (c.warn for c in rule.then if c.warn is not None):
+                if about == "all" or (isinstance(about, Selector) and concerns(about, techniques, compression)):
+                    found.append(fill(rule.text, self.facts))
+        return list(dict.fromkeys(found))
+
+
+def judge(knowledge: Knowledge, facts: Facts, predictor: Predictor) -> Verdicts:
+    """Apply every rule to the facts, and every technique's own requirement to the model."""
+    layers = predictor.layers
+    fired = tuple(rule for rule in knowledge.rules.values() if holds(rule.when, facts))
+    by_rule = _refused_by_rules(fired, facts)
+    refused: list[Refused] = []
+    settings: dict[str, tuple[Technique, ...]] = {}
+    ranges: dict[str, dict[str, Range | Choices]] = {}
+    students: dict[Technique, LayerTable] = {}
+    for name, cls in CATALOG.items():
+        if name in by_rule:
+            refused.append(by_rule[name])
+            continue
+        space = cls.space_for(layers)
+        own = [s for rule in fired for s in (c.set for c in rule.then if c.set is not None) if s.technique == name]
+        planned, refusal = _plannable(cls, space, own, layers, students)
+        if refusal is not None:
+            refused.append(refusal)
+            continue
+        if (pointless := _pointless(planned, predictor, students)) is not None:
+            refused.append(pointless)
+            continue
+        settings[name] = planned
+        narrowed = {s.param: s.narrow(space[s.param]) for s in own if s.param in space}
+        ranges[name] = {p: left for p, left in narrowed.items() if left != space[p]}
+    if not any(_lossy_model_stage(name) for name in settings):  # nothing is left to recover from
+        settings.pop("finetune", None)
+    return Verdicts(facts, fired, tuple(refused), settings, ranges, students)
+
+
+def _refused_by_rules(fired: Iterable[Rule], facts: Facts) -> dict[str, Refused]:
+    """The first refusal of each technique, by rule order."""
+    found: dict[str, Refused] = {}
+    for rule in fired:
+        for about in (c.refuse for c in rule.then if c.refuse is not None):
+            for name in CATALOG:
+                if name not in found and about.covers(name):
+                    text, remedy = fill(rule.text, facts), fill(rule.remedy, facts)
+                    found[name] = Refused(technique=name, rule=rule.id, text=text, source=rule.source, remedy=remedy)
+    return found
+
+
+def _plannable(
+    cls: type[Technique],
+    space: dict[str, Range | Choices],
+    settings: Sequence[Setting],
+    layers: LayerTable,
+    students: dict[Technique, LayerTable],
+) -> tuple[tuple[Technique, ...], Refused | None]:
+    """The parameters worth planning with: gentle, usual and strong ones that this model can take."""
+    base: dict[str, Any] = {}
+    for setting in settings:
+        if setting.param in space:
+            left = setting.narrow(space[setting.param])
+            usual = setting.start if setting.start is not None else cls.model_fields[setting.param].default
+            base[setting.param] = _inside(left, usual)
+    dial = space.get(cls.dial)
+    values = dial_values(dial, base.get(cls.dial, cls.model_fields[cls.dial].default)) if isinstance(dial, Range) else [None]
+    planned: list[Technique] = []
+    refusal: Refused | None = None
+    for value in values:
+        technique = cls.model_validate(base if value is None else {**base, cls.dial: value})
+        said = next(iter(technique.refusals(layers)), None) or _impossible(technique, layers, students)
+        if said is None:
+            planned.append(technique)
+        elif refusal is None:
+            source = said.source or (f"{OWN_SOURCE}; {cls.paper}" if cls.paper else OWN_SOURCE)
+            text = f"{said.observed[:1].upper()}{said.observed[1:]}; it needs {said.required}."
+            refusal = Refused(technique=cls.id, rule=said.rule, text=text, source=source, remedy=said.remedy)
+    return tuple(planned), None if planned else refusal
+
+
+def _pointless(
+    planned: Sequence[Technique], predictor: Predictor, students: dict[Technique, LayerTable]
+) -> Refused | None:
+    """A no to a technique that costs quality and changes hardly a byte nor a millisecond of this model's file."""
+    hardest = max(planned, key=lambda t: t.strength())
+    if hardest.lossless or hardest.phase is None:
+        return None
+    base = predictor.baseline
+    _, files = after(hardest, predictor.layers, base.layers, students.get(hardest))
+    gain = predictor.outlook((hardest,), files)
+    if gain.compression > LEAST_GAIN or gain.speedup > LEAST_GAIN:
+        return None
+    touched = hardest.touches(predictor.layers)
+    share = predictor.layers.row_bytes[touched].sum() / max(predictor.layers.row_bytes.sum(), 1)
+    return Refused(
+        technique=hardest.id,
+        rule="technique-no-gain",
+        text=f"It changes layers with {100 * share:.0f} % of the bytes here: neither size nor latency would move by 2 %.",
+        source="arithmetic on this model's layers",
+        remedy="choose a technique for the layers that hold the bytes",
+    )
+
+
+def dial_values(dial: Range, usual: float) -> list[float]:
+    """The usual value, and one half-way to each end, on the dial's grid.
+
+    >>> dial_values(Range(1.5, 4.0, step=0.25), 2.0)
+    [1.75, 2.0, 3.0]
+    """
+    wanted = ((dial.low + usual) / 2, usual, (usual + dial.high) / 2)
+    return sorted({_snapped(dial, min(max(value, dial.low), dial.high)) for value in wanted})
+
+
+def _snapped(dial: Range, value: float) -> float:
+    if not dial.step:
+        return value
+    return round(dial.low + dial.step * round((value - dial.low) / dial.step), 6)
+
+
+def _inside(space: Range | Choices, value: Any) -> Any:
+    if isinstance(space, Choices):
+        return value if value in space else space[0]
+    return min(max(value, space.low), space.high)
+
+
+def _impossible(technique: Technique, layers: LayerTable, students: dict[Technique, LayerTable]) -> Refusal | None:
+    """A student that no shape comes near; one that can be built is kept in `students`."""
+    if technique.family is not Family.DISTILL:
+        return None
+    try:
+        students[technique] = technique.effect(layers)
+    except InputError as error:
+        return Refusal(
+            technique=technique.id,
+            rule="technique-no-student",
+            observed=error.problem,
+            required=error.remedy or "a model that can be built smaller",
+        )
+    return None
+
+
+def _lossy_model_stage(name: str) -> bool:
+    cls = CATALOG[name]
+    return cls.phase is not None and not cls.lossless and cls.level.value == "model"
+
+
+def concerns(about: Selector, techniques: Sequence[str], compression: float) -> bool:
+    """Whether a chain of these techniques is what a selector means."""
+    if about.chain is not None:
+        kinds = [CATALOG[t].family for t in techniques if CATALOG[t].family not in PASSING]
+        return sorted(kinds) == sorted(about.chain)
+    if about.compression is not None:
+        return about.compression[0] <= compression <= about.compression[1]
+    return any(about.covers(t) for t in techniques)

@@ -1,0 +1,108 @@
+"""A recommendation as a person reads it: what was asked and assumed, the chains, why, and what was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from advisor.show.console import heading, pairs, paragraph, table
+from advisor.texts import Json, chain_text, warning_text
+from advisor.units import bytes_text, count_text, interval_text, ms_text, ratio_text
+
+
+def show_recommendation(advice: Json) -> None:
+    """Print the JSON of a recommendation."""
+    click.secho(about(advice["profile"]), bold=True)
+    pairs(asked(advice["request"]), indent="  ")
+    show_chains(advice["chains"])
+    show_misses(advice)
+    if advice["chains"]:
+        show_reasons(advice["chains"][0])
+    show_refused(advice["refused"])
+
+
+def show_chains(chains: list[Json]) -> None:
+    heading("Chains, best first (estimates)")
+    rows = [
+        (
+            str(chain["rank"]),
+            chain_text(chain["stages"]),
+            interval_text(chain["estimate"]["size_bytes"], bytes_text),
+            interval_text(chain["estimate"]["compression"], ratio_text),
+            interval_text(chain["estimate"]["speedup"], ratio_text),
+            interval_text(chain["estimate"]["quality_drop"]),
+            "yes" if chain["fits"] else "no",
+        )
+        for chain in chains
+    ]
+    right = ("size", "smaller", "faster", "quality lost")
+    table(("", "chain", "size", "smaller", "faster", "quality lost", "fits"), rows, right, fold="chain")
+
+
+def show_reasons(chain: Json) -> None:
+    if chain["reasons"]:
+        heading("Why the first")
+        for number, reason in enumerate(chain["reasons"], 1):
+            paragraph(with_source(reason), first=f"{number:3}. ")
+    if chain["warnings"]:
+        heading("Warnings")
+        for warning in chain["warnings"]:
+            paragraph(warning_text(warning), first="  - ")
+
+
+def show_refused(refused: list[Json]) -> None:
+    if not refused:
+        return
+    heading("Refused")
+    widest = max(len(no["technique"]) for no in refused)
+    for no in refused:
+        paragraph(with_source(no), first=f"  {no['technique'].ljust(widest)}  ")
+        if no.get("remedy"):
+            paragraph(f"instead: {no['remedy']}", first=" " * (widest + 4))
+
+
+def with_source(said: Json) -> str:
+    return f"{said['text']} [{said['source']}]" if said.get("source") else str(said["text"])
+
+
+def show_misses(advice: Json) -> None:
+    """Nothing fits: by how much the nearest chain misses."""
+    nearest = next((c for c in advice["chains"] if c["id"] == advice["nearest"]), None)
+    if nearest is None:
+        return
+    click.echo()
+    click.secho("None fits.", fg="red", nl=False)
+    click.echo(f" Nearest: {chain_text(nearest['stages'])}")
+    for miss in nearest["misses"]:
+        paragraph(miss_text(miss), first="  - ")
+
+
+def miss_text(miss: Json) -> str:
+    """`size: 5.80 MB where 1.00 MB is the limit`."""
+    known: dict[str, Callable[[float], str]] = {"bytes": bytes_text, "ms": ms_text, "×": ratio_text}
+    show = known.get(miss["unit"], lambda value: f"{value:.2f} {miss['unit']}")
+    return f"{miss['limit']}: {show(miss['estimated'])} expected where {show(miss['required'])} is asked for"
+
+
+def about(profile: Json) -> str:
+    """The model in a line."""
+    name = f"{profile['name']}, a typical {profile['family']}" if profile["typical"] else profile["name"]
+    kind = profile["subfamily"] or profile["family"]
+    size = f"{count_text(profile['parameters'])} weights, {bytes_text(profile['size_bytes'])} in fp32"
+    return f"{name}: {kind}, {profile['task']}; {size}"
+
+
+def asked(request: Json) -> list[tuple[str, str]]:
+    """What was asked for, and every default that mattered."""
+    limits = [
+        ("file", request["max_size_bytes"], bytes_text),
+        ("latency", request["max_latency_ms"], ms_text),
+        ("memory", request["max_memory_bytes"], bytes_text),
+    ]
+    budget = [f"lose at most {request['max_drop']:g} {request['max_drop_unit']}"]
+    budget += [f"{name} up to {show(value)}" for name, value, show in limits if value]
+    if request["min_speedup"]:
+        budget.append(f"at least {ratio_text(request['min_speedup'])} faster")
+    rows = [("target", request["target"]), ("budget", ", ".join(budget))]
+    return rows + ([("assumed", "; ".join(request["assumed"]))] if request["assumed"] else [])

@@ -1,0 +1,56 @@
+"""The command group: every ending is one line and an exit code, and no traceback reaches a user."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from advisor.show.console import clean
+from knowledge.values import InputError, RunFailed
+
+OK, OVER_BUDGET, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+REPORT_HERE = "this is a fault in advisor; set ADVISOR_DEBUG=1 to see where, and report it with the command"
+
+
+class Shell(click.Group):
+    """A click group whose commands return their exit code; None is 0."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        extra.pop("standalone_mode", None)
+        try:
+            code = super().main(args, prog_name or "advisor", standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = OK
+        except (click.Abort, KeyboardInterrupt):
+            code = _say(INTERRUPTED, "interrupted: what was finished is kept; the same command goes on from there")
+        except click.UsageError as error:
+            code = _say(BAD_INPUT, usage_line(error))
+        except click.ClickException as error:
+            code = _say(BAD_INPUT, error.format_message())
+        except InputError as error:
+            code = _say(BAD_INPUT, str(error))
+        except RunFailed as error:
+            code = _say(FAILED, str(error))
+        except Exception as error:
+            if os.environ.get("ADVISOR_DEBUG"):
+                traceback.print_exc()
+            code = _say(FAILED, f"{type(error).__name__}: {error} ({REPORT_HERE})")
+        sys.exit(code or OK)
+
+
+def _say(code: int, message: str) -> int:
+    click.echo(clean(f"advisor: {' '.join(message.split())}"), err=True)
+    return code
+
+
+def usage_line(error: click.UsageError) -> str:
+    """Click's message in one line, with where to read on."""
+    command = error.ctx.command_path if error.ctx else "advisor"
+    return f"{error.format_message()} (see `{command} --help`)"

@@ -1,0 +1,61 @@
+"""From a question to a searched answer: recommend, then search the recommended chains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from advisor.advise import Recommendation, advise, to_plan
+from advisor.execute import Progress, silent
+from advisor.predict import estimate
+from advisor.request import Request
+from advisor.studies.space import Step
+from advisor.studies.study import SearchResult, search_chains
+from knowledge.layers import LayerTable
+from knowledge.load import load_knowledge
+from knowledge.values import Estimate, InputError, Stage
+
+
+def search(
+    request: Request,
+    trials: int,
+    out: Path,
+    *,
+    storage: str | None = None,
+    time_budget_seconds: float | None = None,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> SearchResult:
+    """Search the chains that are recommended for `request`, run and verify the best one into the study folder `out`.
+
+    Figures are measured on this machine, whatever the target; the target decides which chains are tried and within which
+    limits. Raises InputError on anything wrong with the request, the model or its data, and where there is no chain to try.
+    """
+    knowledge = load_knowledge(request.knowledge or None)
+    advice = advise(request, knowledge)
+    chains = search_space(advice)
+    if not chains:
+        remedy = "see `advisor recommend` for what was refused and why"
+        raise InputError("model", request.model, "no technique applies to it within these options", remedy)
+    target = knowledge.target(advice.request.target)
+
+    def expected(layers: LayerTable, stages: Sequence[Stage]) -> Estimate:
+        return estimate(layers, stages, target, advice.request.workload, knowledge)
+
+    return search_chains(
+        to_plan(advice.chains[0], advice),
+        chains,
+        out,
+        trials=trials,
+        storage=storage,
+        time_budget_seconds=time_budget_seconds,
+        workers=workers,
+        recommendation=advice.to_json(),
+        estimate=expected,
+        progress=progress,
+    )
+
+
+def search_space(advice: Recommendation) -> list[list[Step]]:
+    """The chains to search, best first; doing nothing needs no search."""
+    return [[Step(s.technique, s.params, s.ranges) for s in chain.stages] for chain in advice.chains if chain.stages]

@@ -1,0 +1,52 @@
+"""Measure a finished artifact again: the same plan, the same splits, this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from advisor.execute import Progress, measure, open_pipeline, silent
+from advisor.plans import load_plan
+from knowledge.files import write_text
+from knowledge.values import InputError
+
+
+def verify_artifact(
+    artifact: Path, plan_file: Path | None = None, allow_code: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
+    """The JSON of a fresh verification of a run folder, its artifact folder or its ONNX file.
+
+    Writes `verification.json` where the artifact lies in a run folder. Raises InputError without a file or a plan.
+    """
+    file, folder = artifact_file(Path(artifact))
+    if plan_file is None:
+        plan_file = folder / "plan.yaml"
+        if not plan_file.exists():
+            raise InputError("artifact", artifact, "lies in no run folder: plan.yaml is missing", "name it with --plan")
+    plan = load_plan(plan_file, allow_code)
+    progress(f"exporting the uncompressed {plan.model}")
+    pipeline = open_pipeline(plan)
+    baseline = pipeline.baseline
+    progress(f"measuring against it: {baseline.file_bytes / 1e6:.2f} MB")
+    found = measure(plan, pipeline, file).model_dump(mode="json", by_alias=True)
+    if (folder / "run.json").exists():
+        write_text(folder / "verification.json", json.dumps(found, indent=1))
+    return found
+
+
+def artifact_file(artifact: Path) -> tuple[Path, Path]:
+    """The ONNX file behind a run folder, a study folder, an artifact folder or a file; and its run folder."""
+    if artifact.is_file():
+        return artifact, artifact.parent.parent if artifact.parent.name == "artifact" else artifact.parent
+    tried = (
+        (artifact / "artifact" / "model.onnx", artifact),
+        (artifact / "best" / "artifact" / "model.onnx", artifact / "best"),
+        (artifact / "model.onnx", artifact.parent),
+    )
+    for file, folder in tried:
+        if file.exists():
+            return file, folder
+    if not artifact.exists():
+        raise InputError("artifact", artifact, "no such file or folder", "give a run folder or an .onnx file")
+    raise InputError("artifact", artifact, "holds no artifact/model.onnx", "give a run folder or an .onnx file")

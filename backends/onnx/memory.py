@@ -1,0 +1,58 @@
+"""Peak memory of a fresh process that loads one file and runs it once.
+
+    python -m backends.onnx.memory MODEL INPUTS.npz THREADS      prints the bytes
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from backends.onnx.session import Batch, open_session, session_inputs
+from knowledge.values import RunFailed
+
+ROOT = Path(__file__).resolve().parents[2]
+STATUS = Path("/proc/self/status")
+TIMEOUT_SECONDS = 300
+
+
+def peak_memory_bytes(path: Path, feed: Batch, threads: int) -> int:
+    """Anonymous memory at its peak, the runtime's own included; libraries and memory-mapped files are not counted.
+
+    Raises RunFailed where the process fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "inputs.npz"
+        np.savez(inputs, **feed)  # type: ignore[arg-type]
+        command = [sys.executable, "-m", "backends.onnx.memory", str(Path(path).resolve()), str(inputs), str(threads)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RunFailed(f"{path}: measuring its memory failed: {lines[-1]}")
+    return int(done.stdout)
+
+
+def anonymous_peak_bytes() -> int:
+    """Resident peak of this process without file-backed pages; the plain peak where the system does not tell."""
+    if not STATUS.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
+    kilobytes = {name: int(found[name].split()[0]) for name in ("VmHWM", "RssFile", "RssShmem") if name in found}
+    return 1024 * (kilobytes["VmHWM"] - kilobytes.get("RssFile", 0) - kilobytes.get("RssShmem", 0))
+
+
+def main(path: str, inputs: str, threads: str) -> None:
+    """Load, run once, print the peak."""
+    session = open_session(Path(path), int(threads))
+    with np.load(inputs) as feed:
+        session.run(None, {name: feed[name] for name in session_inputs(session)})
+    sys.stdout.write(f"{anonymous_peak_bytes()}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

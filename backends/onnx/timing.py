@@ -1,0 +1,121 @@
+"""Comparing two files' speed on a machine that is never quiet: alternate, repeat, and say how sure the ratio is."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from backends.onnx.session import Batch, session_inputs
+from knowledge.values import Latency, Ratio
+
+WARM_UP_CALLS = 3
+ROUNDS = 30
+MOST_ROUNDS = 300
+ENOUGH_SECONDS = 1.0  # of rounds, if the interval is narrow by then
+LONGEST_SECONDS = 12.0  # of rounds, however wide it is
+NARROW = 1.04  # high ÷ low
+FEWEST_ROUNDS, VERY_LONG_SECONDS = 7, 60.0  # for models so slow that ROUNDS would take minutes
+SHORTEST_SAMPLE_SECONDS = 5e-4  # calls shorter than this are repeated within a round
+MOST_REPEATS = 50
+RESAMPLES = 1000
+
+
+@dataclass
+class Round:
+    """One turn of each session: seconds of each call, and how often the system took the CPU away meanwhile."""
+
+    first: list[float]
+    second: list[float]
+    interruptions: int
+
+    @property
+    def ratio(self) -> float:
+        return float(np.median(self.first) / np.median(self.second))
+
+
+def compare_latency(
+    first: ort.InferenceSession, second: ort.InferenceSession, feed: Batch, rounds: int = ROUNDS
+) -> tuple[Latency, Latency, Ratio]:
+    """Milliseconds per call of both sessions, and how many times faster the second one is, with its 95 % interval.
+
+    The sessions take turns (AB BA AB …), so that drift hits both. Where other processes interrupted some rounds, the
+    quieter half counts. The ratio is the median over rounds of the paired ratios, its interval a bootstrap over rounds. At
+    least `rounds` rounds, and more until the interval is narrow or 12 seconds are over.
+    """
+    calls = _call(first, feed), _call(second, feed)
+    repeats = tuple(max(1, min(MOST_REPEATS, round(SHORTEST_SAMPLE_SECONDS / _warm(call)))) for call in calls)
+    done: list[Round] = []
+    start = time.perf_counter()
+    while not _enough(done, time.perf_counter() - start, rounds):
+        done.append(_round(calls, repeats, swapped=len(done) % 2 == 1))
+    used = quiet_rounds(done)
+    firsts, seconds = ([s for r in used for s in side(r)] for side in (lambda r: r.first, lambda r: r.second))
+    return _latency(firsts), _latency(seconds), ratio_of(used)
+
+
+def quiet_rounds(rounds: list[Round]) -> list[Round]:
+    """The half that was interrupted least; all of them where the machine was quiet."""
+    limit = np.median([r.interruptions for r in rounds])
+    return [r for r in rounds if r.interruptions <= limit]
+
+
+def ratio_of(rounds: list[Round]) -> Ratio:
+    """Median of the rounds' ratios with a bootstrapped 95 % interval."""
+    ratios = np.array([r.ratio for r in rounds])
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(ratios), (RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
+    return Ratio(value=float(np.median(ratios)), low=float(low), high=float(high))
+
+
+def _enough(done: list[Round], seconds: float, rounds: int) -> bool:
+    if len(done) < FEWEST_ROUNDS or (len(done) < rounds and seconds < VERY_LONG_SECONDS):
+        return False
+    if len(done) >= max(rounds, MOST_ROUNDS) or seconds > LONGEST_SECONDS:
+        return True
+    if seconds < ENOUGH_SECONDS or len(done) % 10:  # the interval costs a millisecond: look at it now and then
+        return False
+    found = ratio_of(quiet_rounds(done))
+    return found.high <= NARROW * found.low
+
+
+def _round(
+    calls: tuple[Callable[[], object], Callable[[], object]], repeats: tuple[int, ...], *, swapped: bool
+) -> Round:
+    samples: tuple[list[float], list[float]] = ([], [])
+    before = _interruptions()
+    for side in (1, 0) if swapped else (0, 1):
+        samples[side].extend(_timed(calls[side]) for _ in range(repeats[side]))
+    return Round(*samples, _interruptions() - before)
+
+
+def _interruptions() -> int:
+    """Times the system took the CPU from this process's threads since it began."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _call(session: ort.InferenceSession, feed: Batch) -> Callable[[], object]:
+    names = [session.get_outputs()[0].name]
+    inputs = {name: feed[name] for name in session_inputs(session)}
+    return lambda: session.run(names, inputs)
+
+
+def _warm(call: Callable[[], object]) -> float:
+    """Seconds of the fastest warm call."""
+    return min([_timed(call) for _ in range(WARM_UP_CALLS + 1)][1:])
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return max(time.perf_counter() - start, 1e-9)
+
+
+def _latency(seconds: list[float]) -> Latency:
+    p50, p95 = np.percentile(np.array(seconds) * 1e3, [50, 95])
+    return Latency(p50=float(p50), p95=float(p95))

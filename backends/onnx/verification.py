@@ -1,0 +1,107 @@
+"""What the proof on a file says: `verification.json`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from knowledge.values import Budget, Drop, Limits, Measurement, Quality, Ratio, Value, Workload
+
+
+class Parity(Value):
+    """How far two files' outputs are apart on the same inputs."""
+
+    max_abs_diff: float
+    cosine: float  # mean over samples
+    top1_agreement: float | None  # of the last axis; None where outputs are no scores
+
+
+class Environment(Value):
+    """Where it was measured."""
+
+    versions: dict[str, str]
+    cpu: str
+    vnni: bool  # 8-bit dot-product instructions
+    threads: int
+    provider: str
+
+
+class Explanation(Value):
+    """Why a gain that theory promises is not in the file."""
+
+    rule: str
+    text: str
+
+
+class Miss(Value):
+    """A limit of the budget that the file does not meet."""
+
+    limit: Limits
+    allowed: float
+    measured: float
+    text: str
+
+
+class Verdict(Value):
+    within_budget: bool
+    misses: tuple[Miss, ...] = ()
+
+
+class Verification(Value):
+    """Baseline and compressed file, measured on this machine. Ratios are baseline ÷ compressed: larger is better."""
+
+    schema_version: Literal["advisor.verification/1"] = Field("advisor.verification/1", alias="schema")
+    workload: Workload
+    baseline: Measurement
+    compressed: Measurement
+    compression: float
+    speedup: Ratio
+    efficiency: float  # quality ÷ size × speed, relative to the baseline
+    parity: Parity
+    environment: Environment
+    verdict: Verdict
+    explanations: tuple[Explanation, ...] = ()
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def judge(budget: Budget, baseline: Measurement, compressed: Measurement, speedup: Ratio) -> Verdict:
+    """Every limit of the budget that the compressed file misses, in words with the numbers."""
+    checks = [
+        (Limits.SIZE, budget.max_size_bytes, compressed.size_bytes, "bytes"),
+        (Limits.LATENCY, budget.max_latency_ms, compressed.latency_ms.p50, "ms"),
+        (Limits.MEMORY, budget.max_memory_bytes, compressed.peak_memory_bytes, "bytes"),
+    ]
+    misses = [_above(limit, allowed, got, unit) for limit, allowed, got, unit in checks if allowed is not None and got > allowed]
+    if budget.min_speedup is not None and speedup.value < budget.min_speedup:
+        text = f"{speedup.value:.2f} times as fast, {budget.min_speedup:g} wanted"
+        misses.append(Miss(limit=Limits.SPEEDUP, allowed=budget.min_speedup, measured=speedup.value, text=text))
+    lost = loss(baseline.quality, compressed.quality, budget.max_drop)
+    if lost > budget.max_drop.amount:
+        text = f"{compressed.quality.metric} loses {lost:.2f} {budget.max_drop.unit}, {budget.max_drop} allowed"
+        misses.insert(0, Miss(limit=Limits.QUALITY, allowed=budget.max_drop.amount, measured=lost, text=text))
+    return Verdict(within_budget=not misses, misses=tuple(misses))
+
+
+def loss(baseline: Quality, compressed: Quality, drop: Drop) -> float:
+    """Loss of quality in the budget's unit; negative is a gain."""
+    return compressed.model_copy(update={"unit": drop.unit}).drop_from(baseline)
+
+
+def efficiency(baseline: Measurement, compressed: Measurement, speedup: Ratio) -> float:
+    """Quality ÷ size × speed relative to the baseline; 1 is the baseline itself.
+
+    Quality counts as a ratio: compressed ÷ baseline, or the inverse where lower is better.
+    """
+    before, after = baseline.quality.value, compressed.quality.value
+    if not compressed.quality.higher_is_better:
+        before, after = after, before
+    kept = after / before if before > 0 else float(after >= before)
+    return kept * baseline.size_bytes / compressed.size_bytes * speedup.value
+
+
+def _above(limit: Limits, allowed: float, measured: float, unit: str) -> Miss:
+    over = 100 * (measured / allowed - 1)
+    text = f"{limit.value}: {measured:,.6g} {unit}, {over:.0f} % above the {allowed:,.6g} allowed"
+    return Miss(limit=limit, allowed=allowed, measured=measured, text=text)

@@ -1,0 +1,204 @@
+"""Decisions as case files: the request, what must come first, what must be said, what must be refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.advise import Recommendation, advise, to_plan
+from advisor.plans import check_stages
+from advisor.request import Request
+from knowledge.conditions import holds
+from knowledge.load import load_knowledge
+from knowledge.techniques.catalog import CATALOG
+from knowledge.values import InputError
+
+CASES = Path(__file__).parent.parent / "cases"
+KNOWN = load_knowledge()
+
+
+def load_cases():
+    for path in sorted(CASES.glob("*.json")):
+        for case in json.loads(path.read_text()):
+            yield pytest.param(case, id=f"{path.stem}-{case['id']}")
+
+
+def ask(**options) -> Recommendation:
+    target = options.get("target", "")
+    if target.endswith(".yaml"):
+        options["target"] = str(CASES / "targets" / target)
+    return advise(Request.parse(**options), KNOWN)
+
+
+def fired(answer: Recommendation) -> set[str]:
+    return {rule.id for rule in KNOWN.rules.values() if holds(rule.when, {**answer.facts, "target.accelerates": tuple(answer.facts["target.accelerates"])})}
+
+
+@pytest.mark.parametrize("case", load_cases())
+def test_decision(case):
+    answer = ask(**case["request"])
+    first = answer.chains[0]
+    assert case["says"]
+    if case["families"] is not None:
+        assert [s.family for s in first.stages] == case["families"], [c.id for c in answer.chains]
+    assert set(case["rules"]) <= {r.rule for r in first.reasons}
+    assert set(case.get("fired", ())) <= fired(answer)
+    refused = {r.technique: r for r in answer.refused}
+    assert set(case["refused"]) <= set(refused)
+    assert not set(case.get("allowed", ())) & set(refused)
+    for technique, rule in case.get("refused_by", {}).items():
+        assert refused[technique].rule == rule
+    for technique in case.get("avoided", ()):
+        assert technique not in [s.technique for s in first.stages]
+    if wanted := case.get("first"):
+        assert first.stages[0].technique == wanted["technique"]
+        assert wanted.get("params", {}).items() <= first.stages[0].params.items()
+    assert first.fits == case.get("fits", True)
+    assert set(case.get("misses", ())) <= {m.limit for m in first.misses}
+
+
+@pytest.mark.parametrize("case", load_cases())
+def test_every_answer_is_sound(case):
+    answer = ask(**case["request"])
+    refused = {r.technique for r in answer.refused}
+    assert answer.nearest == ("" if answer.fits else answer.chains[0].id)
+    assert all(r.text and r.source for r in answer.refused)
+    ids = [c.id for c in answer.chains]
+    assert len(set(ids)) == len(ids)
+    for chain in answer.chains:
+        assert not refused & {s.technique for s in chain.stages}
+        assert all(r.text and r.source and "{" not in r.text for r in chain.reasons)
+        assert chain.fits == (not chain.misses)
+        assert all(m.missing > 0 for m in chain.misses)
+        for figure in (getattr(chain.estimate, name) for name in type(chain.estimate).model_fields):
+            assert figure.low <= figure.mid <= figure.high
+            assert figure.unit and figure.basis
+        check_stages(to_plan(chain, answer), "plan")
+    fits = [c.fits for c in answer.chains]
+    assert fits == sorted(fits, reverse=True)
+
+
+def test_every_rule_fires_in_a_case():
+    seen = set()
+    for param in load_cases():
+        seen |= fired(ask(**param.values[0]["request"]))
+    assert set(KNOWN.rules) - seen <= {"file-only"}  # needs an ONNX file: tested below
+
+
+def test_every_leaf_of_the_framework_is_asked():
+    said = " ".join(param.values[0]["says"] for param in load_cases())
+    for leaf in (
+        "Edge/Mobile", "Cloud/Server", "On-premises", "Knowledge distillation (preserves", "Layer dropping, quantization",
+        "Aggressive unstructured", "Structured channel pruning", "INT8 standard", "classification tasks",
+        "safe, effective", "hidden dimension", "sequential dependencies", "CPU/GPU/Mobile", "Specialized",
+        "<2pp", "2-5pp", ">5pp", "Combine techniques",
+    ):  # fmt: skip
+        assert leaf in said
+
+
+def test_every_technique_is_recommended_or_refused_with_a_reason():
+    answer = ask(arch="transformer", target="mobile", top=50)
+    used = {s.technique for c in answer.chains for s in c.stages}
+    assert used | {r.technique for r in answer.refused} == set(CATALOG)
+
+
+def test_answer_as_json_has_the_documented_shape():
+    answer = ask(arch="transformer", target="mobile").to_json()
+    assert list(answer)[0] == "schema"
+    assert set(answer) >= {"schema", "request", "facts", "profile", "chains", "refused", "nearest"}
+    chain = answer["chains"][0]
+    assert set(chain) >= {"rank", "id", "stages", "estimate", "fits", "reasons", "warnings"}
+    assert set(chain["stages"][0]) >= {"technique", "family", "params"}
+    assert set(chain["estimate"]) == {"size_bytes", "compression", "speedup", "latency_ms", "quality_drop"}
+    assert json.loads(json.dumps(answer)) == answer
+
+
+def test_what_was_assumed_is_named():
+    answer = ask(arch="cnn")
+    text = " ".join(answer.defaults)
+    for word in ("resnet-50", "image-classification", "server-cpu", "3 pp", "overall", "full", "labeled", "batch 1"):
+        assert word in text
+    told = ask(
+        arch="cnn", task="image-classification", target="mobile", max_drop="2pp", goal="size", training="full",
+        data_level="labeled", batch=1, threads=2,
+    )  # fmt: skip
+    assert [a.split(":")[0] for a in told.defaults] == ["model"]
+
+
+def test_same_request_same_answer():
+    assert ask(arch="transformer", target="edge").to_json() == ask(arch="transformer", target="edge").to_json()
+
+
+def test_more_to_spend_never_means_a_larger_file():
+    for arch in ("transformer", "cnn", "rnn"):
+        sizes = [ask(arch=arch, target="mobile", max_drop=drop, goal="size").chains[0].estimate.size_bytes.mid for drop in ("2", "4", "8")]
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_goal_decides_what_comes_first():
+    small = ask(arch="transformer", goal="size", max_drop="4pp").chains[0].estimate
+    safe = ask(arch="transformer", goal="quality", max_drop="4pp").chains[0].estimate
+    assert small.size_bytes.mid < safe.size_bytes.mid
+    assert safe.quality_drop.mid < small.quality_drop.mid
+
+
+def test_departures_from_the_seeds_are_told():
+    answer = ask(arch="cnn")
+    assert any("S3 says" in reason.text for reason in answer.chains[0].reasons)
+
+
+def test_user_rules_are_laid_over_ours(tmp_path):
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "mine.yaml").write_text(
+        "rules:\n- id: no-students-here\n  when: {arch: transformer}\n  then: [{refuse: {technique: distill}}]\n"
+        "  text: We may not train on user data.\n  source: our privacy office\n"
+    )
+    answer = advise(Request.parse(arch="transformer", target="mobile", knowledge=str(tmp_path)))
+    assert {r.technique: r.source for r in answer.refused}["distill"] == "our privacy office"
+    assert all(s.technique != "distill" for c in answer.chains for s in c.stages)
+
+
+def test_plan_holds_what_was_asked():
+    answer = ask(model="zoo:digits-cnn", max_drop="2pp", max_size="1MB", seed=7)
+    plan = to_plan(answer.chains[0], answer)
+    assert (plan.model, plan.task, plan.seed) == ("zoo:digits-cnn", "image-classification", 7)
+    assert (plan.budget.max_drop.amount, plan.budget.max_drop.unit) == (2.0, "pp")
+    assert plan.budget.max_size_bytes == 1_000_000
+    assert [s.technique for s in plan.stages] == [s.technique for s in answer.chains[0].stages]
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "text"),
+    [
+        ({"arch": "cnn", "target": "mobil"}, "target", "mobile"),
+        ({"arch": "transfomer"}, "arch", "transformer"),
+        ({"arch": "cnn", "max_drop": "-1"}, "max-drop", "below zero"),
+        ({"arch": "cnn", "max_size": "50XB"}, "max-size", "unit"),
+        ({"arch": "cnn", "goal": "speed"}, "goal", "known"),
+        ({"arch": "cnn", "task": "detection"}, "task", "not supported yet"),
+        ({"arch": "cnn", "task": "image-clasification"}, "task", "image-classification"),
+        ({"arch": "cnn", "batch": "0"}, "batch", "below 1"),
+        ({"arch": "cnn", "params": "7B", "model": "zoo:minilm"}, "params", "leave one"),
+        ({"model": "zoo:stdlib-lm", "max_drop": "2pp"}, "max-drop", "2%"),
+        ({"model": "zoo:minilm", "seq_len": "100000"}, "seq-len", "at most"),
+        ({}, "model", "--arch"),
+        ({"arch": "cnn", "image_size": "a"}, "image-size", "whole number"),
+        ({"arch": "cnn", "sized": "a"}, "sized", "unknown option"),
+        ({"arch": "cnn", "knowledge": "/nowhere"}, "knowledge", "no such folder"),
+    ],
+)
+def test_bad_requests_are_one_line(options, field, text):
+    with pytest.raises(InputError) as error:
+        advise(Request.parse(**options))
+    line = str(error.value)
+    assert line.startswith(f"{field}:")
+    assert text in line
+    assert "\n" not in line
+
+
+def test_units_are_read():
+    request = Request.parse(arch="cnn", max_drop="2%", max_size="50MB", max_latency="20ms", max_memory="1GB", params="60M")
+    assert (request.max_drop, request.max_drop_unit) == (2.0, "%")
+    assert (request.max_size_bytes, request.max_latency_ms, request.max_memory_bytes) == (50_000_000, 20.0, 1_000_000_000)
+    assert request.params == 60_000_000
+    assert Request.parse(arch="cnn", image_size="28x28").image_size == (3, 28, 28)

@@ -1,0 +1,324 @@
+"""Bad input, as issue by issue: one line that names field, value and remedy, the right exit code, nothing half-written."""
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import cli
+
+ROOT = Path(cli.__file__).parent
+PLAN = {
+    "schema": "advisor.plan/1",
+    "model": "zoo:digits-cnn",
+    "task": "image-classification",
+    "target": "server-cpu",
+    "workload": {"batch": 1, "threads": 1},
+    "budget": {"max_drop": {"amount": 3, "unit": "pp"}},
+    "stages": [{"technique": "fp16", "params": {}}],
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder to work in, and a cache of its own."""
+    monkeypatch.setenv("ADVISOR_CACHE", str(tmp_path / "cache"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+def advisor(*args):
+    return CliRunner().invoke(cli.main, [str(a) for a in args])
+
+
+def refused(shown, code, *words):
+    """One line on stderr with every word, the exit code, nothing on stdout."""
+    assert shown.exit_code == code, shown.output
+    last = shown.stderr.strip().splitlines()[-1]
+    assert last.startswith("advisor: ")
+    assert "Traceback" not in shown.output
+    for word in words:
+        assert word in last, last
+    assert shown.stdout == ""
+    return last
+
+
+def nothing_written(folder, *known):
+    """No file beside those that the test made."""
+    left = {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+    assert left == set(known)
+
+
+def plan_file(**changes):
+    Path("plan.yaml").write_text(yaml.safe_dump(PLAN | changes))
+    return "plan.yaml"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A tiny classifier as a Hugging Face folder with a tokenizer."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("bert")
+    config = BertConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2
+    )
+    BertForSequenceClassification(config).save_pretrained(path)
+    words = {w: n for n, w in enumerate(["[UNK]", "[PAD]", "good", "bad", "day"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def model(bert, folder):
+    """A private copy of the classifier, to be broken."""
+    shutil.copytree(bert, folder / "model")
+    return folder / "model"
+
+
+def texts(name, rows):
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+GOOD = [{"text": f"{w} day", "label": n % 2} for n, w in enumerate(["good", "bad"] * 20)]
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("recommend",), ("search", "--out", "study")])
+def test_no_such_model(folder, command):
+    refused(advisor(command[0], "nowhere/to/be/found", *command[1:]), 2, "model: nowhere/to/be/found: no such")
+    nothing_written(folder)
+
+
+def test_no_such_plan_run_or_artifact(folder):
+    refused(advisor("run", "nope.yaml", "--out", "run"), 2, "plan: nope.yaml: no such file", "advisor search")
+    refused(advisor("report", "nope"), 2, "run: nope: no such folder")
+    refused(advisor("compare", "nope", "nada"), 2, "run: nope: no such folder")
+    refused(advisor("verify", "nope"), 2, "artifact: nope: no such file")
+    nothing_written(folder)
+
+
+def test_a_folder_without_configuration(folder, model):
+    (model / "config.json").unlink()
+    refused(advisor("inspect", "model"), 2, "model", "config.json", "save_pretrained")
+
+
+def test_a_truncated_safetensors_file(folder, model):
+    weights = model / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    for command in (("inspect",), ("recommend",), ("search", "--eval-data", texts("e.jsonl", GOOD), "--out", "study")):
+        refused(advisor(command[0], "model", *command[1:]), 2, "model.safetensors", "truncated")
+    assert not Path("study").exists()
+
+
+def test_a_safetensors_header_that_is_nonsense(folder, model):
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", 10**12) + b"{}")
+    refused(advisor("inspect", "model"), 2, "model.safetensors")
+
+
+def test_weights_that_are_not_numbers(folder, model):
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name].flat[0] = np.nan
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    plan = plan_file(model="model", task="text-classification", data={"eval": texts("e.jsonl", GOOD)})
+    refused(advisor("run", plan, "--out", "run"), 2, "model: model", name, "NaN")
+    assert not Path("run").exists()
+
+
+def test_an_architecture_that_cannot_be_recognized(folder, model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(
+        json.dumps(config | {"model_type": "perceiver9", "architectures": ["Perceiver9"]})
+    )
+    refused(advisor("inspect", "model"), 2, "perceiver9", "--arch")
+
+
+def test_a_broken_onnx_file(folder):
+    Path("broken.onnx").write_bytes(b"\x08\x07not a model")
+    refused(advisor("inspect", "broken.onnx"), 2, "broken.onnx")
+
+
+# -- names and budgets -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--target", "mobil"], ["target: mobil: unknown target", "did you mean mobile"]),
+        (["--target", "mine.yaml"], ["mine.yaml", "no such file"]),
+        (["--task", "image-clasification"], ["task: image-clasification", "did you mean image-classification"]),
+        (["--task", "segmentation"], ["task: segmentation: is not supported yet"]),
+        (["--goal", "sizes"], ["goal: sizes", "did you mean size"]),
+        (["--max-drop", "-1"], ["max-drop: -1: is below zero", "2pp"]),
+        (["--max-size", "-5MB"], ["max-size: -5MB: is below zero"]),
+        (["--max-size", "5 apples"], ["max-size: 5 apples: unknown unit", "50MB"]),
+        (["--max-latency", "soon"], ["max-latency: soon: is not a number"]),
+        (["--min-speedup", "0"], ["min-speedup: 0: must be above zero"]),
+        (["--batch", "0"], ["batch: 0: is below 1"]),
+        (["--knowledge", "nowhere"], ["knowledge: nowhere: no such folder"]),
+        (["--eval-data", "./nowhere.npz"], ["eval-data: ./nowhere.npz: no such file"]),
+    ],
+)
+def test_options_that_mean_nothing(folder, args, words):
+    refused(advisor("recommend", "zoo:digits-cnn", *args), 2, *words)
+    nothing_written(folder)
+
+
+def test_an_unknown_architecture():
+    refused(advisor("recommend", "--arch", "transfomer"), 2, "arch: transfomer", "did you mean transformer")
+
+
+def test_an_unknown_technique():
+    refused(advisor("knowledge", "techniques", "int8_statik"), 2, "int8_statik: unknown technique", "int8_static")
+
+
+def test_an_unknown_metric(folder):
+    plan = plan_file(metric="acuracy")
+    refused(advisor("run", plan, "--out", "run"), 2, "acuracy", "accuracy")
+    nothing_written(folder, "plan.yaml")
+
+
+def test_a_budget_that_nothing_meets():
+    shown = advisor("recommend", "zoo:digits-cnn", "--max-size", "1KB")
+    assert shown.exit_code == 1
+    assert "None fits." in shown.stdout
+    assert "Nearest:" in shown.stdout
+    assert "where 1.00 KB is asked for" in shown.stdout
+    advice = json.loads(advisor("recommend", "zoo:digits-cnn", "--max-size", "1KB", "--json").stdout)
+    assert not any(chain["fits"] for chain in advice["chains"])
+    nearest = next(chain for chain in advice["chains"] if chain["id"] == advice["nearest"])
+    assert {miss["limit"] for miss in nearest["misses"]} >= {"size"}
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def test_empty_data(folder, model):
+    plan = plan_file(model="model", task="text-classification", data={"eval": texts("empty.jsonl", [])})
+    refused(advisor("run", plan, "--out", "run"), 2, "eval-data: empty.jsonl: holds no samples")
+    assert not Path("run").exists()
+
+
+def test_labels_out_of_range(folder, model):
+    rows = [*GOOD, {"text": "good day", "label": 7}]
+    plan = plan_file(model="model", task="text-classification", data={"eval": texts("wrong.jsonl", rows)})
+    refused(advisor("run", plan, "--out", "run"), 2, "eval-data: wrong.jsonl", "7")
+    assert not Path("run").exists()
+
+
+def test_labels_out_of_range_in_arrays(folder):
+    pixels = np.zeros((30, 1, 8, 8), np.float32)
+    np.savez("wrong.npz", pixels=pixels, labels=np.full(30, 10))
+    refused(advisor("run", plan_file(data={"eval": "wrong.npz"}), "--out", "run"), 2, "eval-data: wrong.npz", "10")
+    assert not Path("run").exists()
+
+
+def test_a_model_without_data(folder, model):
+    plan = plan_file(model="model", task="text-classification")
+    refused(advisor("run", plan, "--out", "run"), 2, "--eval-data")
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"colour": "red"}, ["colour: red: unknown field"]),
+        ({"stages": [{"technique": "fp17"}]}, ["fp17: unknown technique", "fp16"]),
+        ({"stages": [{"technique": "magnitude", "params": {"ratio": 1.5}}]}, ["magnitude.ratio: 1.5", "less than 1"]),
+        ({"stages": [{"technique": "magnitude", "params": {"ratoi": 0.5}}]}, ["magnitude.ratoi", "did you mean ratio"]),
+        (
+            {"stages": [{"technique": "fp16"}, {"technique": "magnitude"}]},
+            ["stages[1]: magnitude", "move it before fp16"],
+        ),
+        ({"stages": [{"technique": "finetune"}]}, ["stages[0]: finetune", "put a lossy stage before it"]),
+        ({"model": "package.module:factory"}, ["model: package.module:factory", "--allow-code"]),
+        ({"metric": "package.module:score"}, ["metric: package.module:score", "--allow-code"]),
+        ({"budget": {"max_drop": {"amount": -1, "unit": "pp"}}}, ["budget.max_drop.amount: -1", "0"]),
+        ({"workload": {"batch": 0}}, ["workload.batch: 0"]),
+    ],
+)
+def test_plans_that_cannot_be_run(folder, changes, words):
+    refused(advisor("run", plan_file(**changes), "--out", "run"), 2, "plan.yaml", *words)
+    nothing_written(folder, "plan.yaml")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "\x00"])
+def test_plan_files_that_are_no_plans(folder, text):
+    Path("plan.yaml").write_text(text)
+    refused(advisor("run", "plan.yaml", "--out", "run"), 2, "plan.yaml")
+    nothing_written(folder, "plan.yaml")
+
+
+# -- while it runs -----------------------------------------------------------------------------------------------------
+
+
+def can_mount():
+    if shutil.which("unshare") is None:
+        return False
+    probe = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt"]
+    return subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="a small disk needs a private mount")
+@pytest.mark.parametrize("full", ["cache", "work/out"])
+def test_a_full_disk(folder, full):
+    """One megabyte where the cache, or the run folder, should be."""
+    small = folder.parent / full
+    small.mkdir(exist_ok=True)
+    plan_file()
+    script = (
+        f"mount -t tmpfs -o size=1m none {small} && exec {sys.executable} {ROOT / 'cli.py'} run plan.yaml --out out/run"
+    )
+    ended = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 3, ended.stderr
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "disk is full" in last
+    assert "Traceback" not in ended.stderr
+    assert not [p for p in folder.rglob("*") if p.name.startswith(".")]
+
+
+def test_interrupted_search_is_whole_and_goes_on(folder):
+    """Ctrl-C in the middle of a study: 130, the study can be read, and the same command finishes it."""
+    command = [sys.executable, str(ROOT / "cli.py"), "search", "zoo:digits-cnn", "--training", "none", "--out", "study"]
+    command += ["--trials", "5", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("[1/"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, rest
+    assert rest.strip().splitlines()[-1].startswith("advisor: interrupted")
+    assert "Traceback" not in rest
+    assert not Path("study/pareto.json").exists()
+
+    again = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ, timeout=300)
+    assert again.returncode in (0, 1), again.stderr
+    assert "[1/" not in again.stderr  # the first trial was not repeated
+    pareto = json.loads(Path("study/pareto.json").read_text())
+    assert sum(t["state"] in ("complete", "pruned") for t in pareto["trials"]) >= 5
