@@ -201,18 +201,18 @@ class Answer:
         drop = estimate.quality_drop
         if ranked.fits and drop.high > self.request.max_drop:
             spent = f"{self.request.max_drop:g} {self.request.max_drop_unit}"
-            found.append(f"The loss may reach {drop.high:.1f} {drop.unit}, above the {spent} to spend: let search find out.")
+            found.append(
+                f"The loss may reach {drop.high:.1f} {drop.unit}, above the {spent} to spend: let search find out."
+            )
         return list(dict.fromkeys(found))
 
     def miss(self, limit: str, required: float, estimated: float) -> Miss:
         unit = UNITS.get(limit, self.request.max_drop_unit or "pp")
-        return Miss(
-            limit=limit, required=required, estimated=estimated, missing=abs(estimated - required), unit=unit
-        )
+        return Miss(limit=limit, required=required, estimated=estimated, missing=abs(estimated - required), unit=unit)
 
 
 def supports(rule: Rule, ids: Sequence[str], compression: float) -> bool:
-    """Whether a fired rule speaks for a chain: it prefers it, orders or completes its stages, or sets its parameters."""
+    """Whether a fired rule speaks for a chain: prefers it, orders or completes its stages, or sets a parameter."""
     for conclusion in rule.then:
         if conclusion.prefer is not None and concerns(conclusion.prefer, ids, compression):
             return True

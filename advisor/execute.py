@@ -16,7 +16,6 @@ from knowledge.values import Plan
 
 if TYPE_CHECKING:
     from backends.onnx.verify import Verification
-
     from backends.runner import Pipeline, StageRecord
     from backends.store import Store
 
@@ -146,7 +145,6 @@ def _ship(pipeline: Pipeline, record: StageRecord, target: Path) -> None:
 def measure(plan: Plan, pipeline: Pipeline, file: Path) -> Verification:
     """Size, speed, memory and quality of `file` against the uncompressed model's, on the verification split."""
     from backends.onnx.verify import verify
-
     from backends.tasks import reference_outputs
 
     source = pipeline.source

@@ -1,4 +1,4 @@
-"""The facts of one request: everything in `knowledge.conditions.VOCABULARY`, from the request, the model's table and the target."""
+"""The facts of one request: the vocabulary of `knowledge.conditions`, from the request, the model and the target."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def misses_of(
     request: Request, predictor: Predictor, size: float, latency_ms: float, speedup: float, memory: float
 ) -> dict[str, tuple[float, float]]:
     """Limits of the request and the target that these figures miss, as (required, estimated)."""
-    target, found = predictor.target, {}
+    target = predictor.target
+    found: dict[str, tuple[float, float]] = {}
     for limit in (request.max_size_bytes, figure(target.max_size_bytes)):
         if limit and size > limit:
             found["size"] = (min(float(limit), found.get("size", (np.inf, 0))[0]), size)

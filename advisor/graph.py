@@ -145,6 +145,6 @@ def _children(graph: nx.DiGraph, verdicts: Verdicts, predictor: Predictor, state
 
 
 def _beaten(state: State, others: Sequence[State]) -> bool:
-    """Whether another chain at the same node is nowhere worse and somewhere better, or was there first with the same."""
+    """Whether another chain that reached the same node is nowhere worse."""
     mine = state.costs
     return any(all(a <= b for a, b in zip(other.costs, mine, strict=True)) for other in others)

@@ -48,7 +48,20 @@ _HEADS = (
     "discriminator_predictions.",
     "generator_",
 )
-_EMBEDDINGS = re.compile(r"(^|\.)(\w*_embeddings?|embed_\w+|wte|wpe|tok_embeddings|embeddings?|embed_in)$")
+_EMBEDDINGS = re.compile(r"(^|\.)(\w*_embeddings?|embed_(?!out)\w+|wte|wpe|tok_embeddings|embeddings?|embed_in)$")
+_HEAD_NORMS = {"q_norm", "query_norm", "k_norm", "key_norm"}  # each head is scaled on its own
+_RENAMED = {  # stored name -> name in memory, by model_type
+    "gpt_neox": (("embed_out.", "lm_head."),),
+    "vit": (
+        ("vit.encoder.layer.", "vit.layers."),
+        (".attention.attention.query.", ".attention.q_proj."),
+        (".attention.attention.key.", ".attention.k_proj."),
+        (".attention.attention.value.", ".attention.v_proj."),
+        (".attention.output.dense.", ".attention.o_proj."),
+        (".intermediate.dense.", ".mlp.fc1."),
+        (".output.dense.", ".mlp.fc2."),
+    )
+}
 _TRANSPOSED = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}  # dense weights lie [inputs, outputs]
 
 
@@ -83,6 +96,8 @@ def _as_in_memory(shapes: Shapes, config: Config, task: str) -> Shapes:
         mask = len(shape) == 4 and name.endswith(("attn.bias", "attention.bias"))
         if not mask and not _NO_PARAMETER.search(name):
             name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+            for old, new in _RENAMED.get(str(config.get("model_type")), ()):
+                name = name.replace(old, new)
             named[name] = shape
     top = _PREFIXES.get(str(config.get("model_type")), "")
     if top and task == "embedding":
@@ -152,7 +167,7 @@ def _tie_head(rows: list[Row], config: Config, info: ModelInfo) -> None:
     if info.task != "causal-lm":
         return
     tokens = next((r for r in rows if r["kind"] == "embedding" and r["outputs"] == info.vocab_size), None)
-    head = next((r for r in rows if r["path"] in ("lm_head", "embed_out")), None)
+    head = next((r for r in rows if r["path"] == "lm_head"), None)
     if head is None and tokens is not None:
         sizes = {"outputs": tokens["outputs"], "inputs": tokens["inputs"]}
         rows.append({"path": "lm_head", "kind": "linear", "tied_to": tokens["path"], **sizes})
@@ -203,6 +218,8 @@ def _uses(row: Row, info: ModelInfo, tokens: int, patches: int) -> float:
     if row["kind"] == "experts":
         return tokens * info.experts_per_token / int(row["copies"])
     parts = row["path"].split(".")
+    if row["kind"] == "norm" and parts[-1] in _HEAD_NORMS and row["outputs"] == info.head_dim:
+        return float(tokens * (info.heads if parts[-1].startswith("q") else info.kv_heads))
     inside = any(p.isdigit() for p in parts)
     once = "pooler" in parts or (
         info.task.endswith("-classification") and {"classifier", "pre_classifier"} & set(parts)

@@ -40,7 +40,7 @@ class Latency:
 
 
 class Roofline:
-    """Latency on one target at one workload: per layer the larger of arithmetic and memory time, plus operator overhead."""
+    """Latency on a target at a workload: per layer the larger of arithmetic and memory time, plus operator overhead."""
 
     def __init__(self, target: Target, workload: Workload) -> None:
         self.target, self.workload = target, workload
@@ -126,7 +126,9 @@ class Outlook:
 class Predictor:
     """Outlooks for chains over one model, target and workload."""
 
-    def __init__(self, layers: LayerTable, target: Target, workload: Workload, knowledge: Knowledge, task: str = "") -> None:
+    def __init__(
+        self, layers: LayerTable, target: Target, workload: Workload, knowledge: Knowledge, task: str = ""
+    ) -> None:
         self.layers, self.target, self.workload = layers, target, workload
         kind, unit = TASKS.get(task or layers.info.task, ("accuracy", "pp"))
         self.quality = QualityModel(knowledge, layers.info.family, kind, unit)
@@ -160,7 +162,9 @@ class Predictor:
         rates = "measured" if self.measured else "estimated"
         roofline = f"roofline of {self.target.id} ({rates} rates) at this workload"
         return Estimate(
-            size_bytes=_interval(outlook.bytes - unknown / 2, outlook.bytes, outlook.bytes + unknown, "bytes", size_basis),
+            size_bytes=_interval(
+                outlook.bytes - unknown / 2, outlook.bytes, outlook.bytes + unknown, "bytes", size_basis
+            ),
             compression=_around(outlook.compression, 0.02, "×", "size of the uncompressed file ÷ size of this one"),
             speedup=_around(outlook.speedup, 0.0 if outlook.speedup == 1 else margin, "×", f"{roofline}, both models"),
             latency_ms=_interval(

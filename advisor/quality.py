@@ -1,4 +1,4 @@
-"""What a chain costs in quality: an interval from published and measured figures, monotone in each technique's strength."""
+"""What a chain costs in quality: an interval from published and measured figures, monotone in the strengths."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ LEAST_BUDGET = 0.1  # a budget of nothing still ranks what loses less
 
 @dataclass(frozen=True)
 class Ranked:
-    """A candidate with where its score lies, what speaks for it, and what it misses as limit -> (required, estimated)."""
+    """A candidate: where its score lies, what speaks for it, and what it misses as limit -> (required, estimated)."""
 
     candidate: Candidate
     low: float

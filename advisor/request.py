@@ -1,4 +1,4 @@
-"""What is asked: every option with its default, parsed from how people write it, and settled against a model and a target."""
+"""What is asked: every option with its default, parsed as people write it, settled against a model and a target."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ class Request(Value):
         if "data_level" not in values and values.get("data"):
             values["data_level"] = "labeled" if "train" in values["data"] else "calibration"
         if "params" in values and values.get("model"):
-            raise InputError("params", given["params"], "scales a typical model, but a model was named", "leave one of them out")
+            raise InputError(
+                "params", given["params"], "scales a typical model, but a model was named", "leave one of them out"
+            )
         if not values.get("model") and not values.get("arch"):
             remedy = f"name a model, or --arch {' | '.join(FAMILIES)}"
             raise InputError("model", "", "neither a model nor an architecture was given", remedy)
@@ -155,7 +157,7 @@ class Request(Value):
             shape.append(f"{settled.threads} threads" if settled.threads != 1 else "1 thread")
         if shape:
             said.append(f"workload: {', '.join(shape)}")
-        if self.max_drop_unit == "%" and TASKS.get(settled.task or "", ("", ""))[1] == "pp":
+        if self.max_drop_unit == "%" and TASKS.get(settled.task or "", ("accuracy", "pp"))[1] == "pp":
             said.append(f"{self.max_drop:g} % of an accuracy near 100 % is counted as {self.max_drop:g} pp")
         return tuple(said)
 
@@ -163,7 +165,12 @@ class Request(Value):
 def _parsed(name: str, value: Any) -> dict[str, Any]:
     """One option as request fields."""
     label = name.replace("_", "-")
-    choices: dict[str, Sequence[str]] = {"arch": FAMILIES, "goal": GOALS, "training": TRAINING, "data_level": DATA_LEVELS}
+    choices: dict[str, Sequence[str]] = {
+        "arch": FAMILIES,
+        "goal": GOALS,
+        "training": TRAINING,
+        "data_level": DATA_LEVELS,
+    }
     if name in choices:
         return {name: _choice(label, value, choices[name])}
     if name == "task":
@@ -224,4 +231,3 @@ def _image_size(label: str, value: Any) -> tuple[int, int, int]:
     if len(sizes) == 3:
         return sizes[0], sizes[1], sizes[2]
     raise InputError(label, value, "is not an image size", "use 224 or 3x224x224")
-

@@ -1,4 +1,4 @@
-"""Facts and rules make verdicts: what is refused and why, what is preferred, what must follow, how parameters are set."""
+"""Facts and rules make verdicts: what is refused and why, what is preferred, what must follow, what is set."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Verdicts:
     facts: Facts
     fired: tuple[Rule, ...]
     refused: tuple[Refused, ...] = ()
-    settings: dict[str, tuple[Technique, ...]] = field(default_factory=dict)  # technique -> parameters worth planning with
+    settings: dict[str, tuple[Technique, ...]] = field(
+        default_factory=dict
+    )  # technique -> parameters worth planning with
     ranges: dict[str, dict[str, Range | Choices]] = field(default_factory=dict)  # narrowed by rules
     students: dict[Technique, LayerTable] = field(default_factory=dict)  # solved once: tables of the students
 
@@ -139,7 +141,9 @@ def _plannable(
             usual = setting.start if setting.start is not None else cls.model_fields[setting.param].default
             base[setting.param] = _inside(left, usual)
     dial = space.get(cls.dial)
-    values = dial_values(dial, base.get(cls.dial, cls.model_fields[cls.dial].default)) if isinstance(dial, Range) else [None]
+    values = (
+        dial_values(dial, base.get(cls.dial, cls.model_fields[cls.dial].default)) if isinstance(dial, Range) else [None]
+    )
     planned: list[Technique] = []
     refusal: Refused | None = None
     for value in values:
@@ -149,7 +153,7 @@ def _plannable(
             planned.append(technique)
         elif refusal is None:
             source = said.source or (f"{OWN_SOURCE}; {cls.paper}" if cls.paper else OWN_SOURCE)
-            text = f"{said.observed[:1].upper()}{said.observed[1:]}; it needs {said.required}."
+            text = f"Here: {said.observed}. Needed: {said.required}."
             refusal = Refused(technique=cls.id, rule=said.rule, text=text, source=source, remedy=said.remedy)
     return tuple(planned), None if planned else refusal
 
@@ -171,7 +175,7 @@ def _pointless(
     return Refused(
         technique=hardest.id,
         rule="technique-no-gain",
-        text=f"It changes layers with {100 * share:.0f} % of the bytes here: neither size nor latency would move by 2 %.",
+        text=f"It changes layers with {100 * share:.0f} % of the bytes: neither size nor latency would move by 2 %.",
         source="arithmetic on this model's layers",
         remedy="choose a technique for the layers that hold the bytes",
     )

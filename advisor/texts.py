@@ -13,6 +13,11 @@ def chain_text(stages: Sequence[Json]) -> str:
     return " → ".join(s["technique"] for s in stages if s["technique"] != "export") or "do nothing"
 
 
+def trial_chain(trial: Json) -> str:
+    """The chain of a trial; one that failed before it had stages is named as the study names it."""
+    return chain_text(trial["stages"]) if trial.get("stages") else str(trial["chain"])
+
+
 def params_text(params: Json) -> str:
     return ", ".join(f"{k} {_value(v)}" for k, v in params.items() if v is not None)
 

@@ -48,7 +48,7 @@ def drop_blocks(module: nn.Module, dropped: Iterable[int]) -> None:
     for index, block in enumerate(kept):
         for part in block.modules():
             if hasattr(part, "layer_idx"):
-                part.layer_idx = index
+                part.layer_idx = index  # type: ignore[assignment]
     for config in configurations(module):
         _shorten(config, [i for i in range(before) if i not in gone], before)
 

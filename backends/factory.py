@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backends.models import InputSpec, LoadedModel, _output
+from backends.models import InputSpec, LoadedModel, one_output
 from backends.recognize import family, subfamily
 from backends.tasks import import_named
 from knowledge.layers import ModelInfo
@@ -99,7 +99,7 @@ def _run(module: nn.Module, inputs: tuple[InputSpec, ...], example: Mapping[str,
     tensors = [torch.from_numpy(example[name]).to(device) for name in names]
     try:
         with torch.no_grad():
-            result = _output(module, names, "tensor", tensors)
+            result = one_output(module, names, "tensor", tensors)
     except Exception as error:  # the user's code may raise anything
         problem = f"does not run on its example: {type(error).__name__}: {error}"
         raise InputError("model", source, problem, CONTRACT) from error

@@ -77,7 +77,7 @@ class LoadedModel:
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The one output tensor, differentiable, on the model's device; what is no input is ignored."""
         tensors = [batch[spec.name].to(self.device) for spec in self.inputs]
-        return _output(self.module, [spec.name for spec in self.inputs], self.output, tensors)
+        return one_output(self.module, [spec.name for spec in self.inputs], self.output, tensors)
 
     def example(self, workload: Workload, seed: int = 0) -> Batch:
         """Random valid inputs in the workload's shape: ids below the vocabulary, masks of ones, normal numbers."""
@@ -113,7 +113,7 @@ class Exportable(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         with _experts(self.module, EXPORTED_EXPERTS):
-            return _output(self.module, self.names, self.output, list(tensors))
+            return one_output(self.module, self.names, self.output, list(tensors))
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _experts(module: nn.Module, form: str) -> Iterator[None]:
         config._experts_implementation = before
 
 
-def _output(module: nn.Module, names: list[str], output: Output, tensors: list[Tensor]) -> Tensor:
+def one_output(module: nn.Module, names: list[str], output: Output, tensors: list[Tensor]) -> Tensor:
     """Call the module and pick the one tensor: the user's own by position, transformers' models by name."""
     if output == "tensor":
         result = module(*tensors)

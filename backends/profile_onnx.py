@@ -38,7 +38,7 @@ def profile_onnx(path: Path, workload: Workload | None = None) -> LayerTable:
     model = graphs.load(Path(path))
     sample = infer(model, workload or Workload())
     rows = Reader(model, sample).rows()
-    hints = assign([{**row, "path": row.pop("hint", row["path"])} for row in rows])
+    hints = assign([{**row, "path": hint} for row, hint in ((row, row.pop("hint", row["path"])) for row in rows)])
     named = [{**hint, "path": row["path"]} for row, hint in zip(rows, hints, strict=True)]
     return completed(LayerTable.of(named, _info(model, Path(path), hints, sample)))
 

@@ -44,7 +44,8 @@ def changed(model: LoadedModel, decision: Decision) -> LoadedModel:
 def info_after(info: ModelInfo, decision: Decision) -> ModelInfo:
     """The model's facts after a decision."""
     if decision.student is not None and decision.student.width is None:
-        return dataclasses.replace(info, **facts_of(info, decision.student))
+        facts: dict[str, Any] = facts_of(info, decision.student)
+        return dataclasses.replace(info, **facts)
     if decision.dropped_blocks:
         return dataclasses.replace(info, blocks=info.blocks - len(decision.dropped_blocks))
     return info

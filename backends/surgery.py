@@ -40,7 +40,8 @@ class FactoredLinear(nn.Module):
         self.up = nn.Linear(rank, outputs, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.down(x))
+        y: Tensor = self.up(self.down(x))
+        return y
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, rank={self.rank}"
@@ -93,16 +94,16 @@ def select(module: nn.Module, outputs: Tensor | None = None, inputs: Tensor | No
             continue  # BatchNorm's step counter
         kept = tensor
         if outputs is not None and here.outputs is not None:
-            kept = kept.index_select(here.outputs, outputs)
+            kept = kept.index_select(here.outputs, outputs.to(kept.device))
         if inputs is not None and here.inputs is not None and not depthwise:
-            kept = kept.index_select(here.inputs, inputs)
+            kept = kept.index_select(here.inputs, inputs.to(kept.device))
         if kept is not tensor:
             assign(module, name, kept)
     if outputs is not None:
         _resized(module, OUTPUT_SIZES, len(outputs))
         if hasattr(module, "normalized_shape"):
-            module.normalized_shape = (len(outputs),)
-        if depthwise:
+            module.normalized_shape = (len(outputs),)  # type: ignore[assignment]
+        if isinstance(module, _ConvNd) and depthwise:
             module.groups = module.in_channels = len(outputs)
     if inputs is not None and not depthwise:
         _resized(module, INPUT_SIZES, len(inputs) * getattr(module, "groups", 1))
@@ -128,16 +129,16 @@ def resize(module: nn.Module, shape: Shape) -> None:
 
 
 def select_hidden(module: nn.RNNBase, hidden: Tensor, inputs: Tensor | None = None) -> None:
-    """Keep the hidden units with the given indices in all layers and directions of an LSTM or GRU, and the given inputs.
+    """Keep the hidden units with the given indices in all layers and directions, and the given inputs.
 
-    weight_ih: [gates·hidden, in], weight_hh: [gates·hidden, hidden]; the gates lie one after another. Raises ValueError
-    on an LSTM with a projection.
+    For LSTM and GRU. weight_ih: [gates·hidden, in], weight_hh: [gates·hidden, hidden], gates one after another.
+    Raises ValueError on an LSTM with a projection.
     """
     if module.proj_size:
         raise ValueError("an LSTM with a projection cannot change its hidden size")
     before, directions = module.hidden_size, 2 if module.bidirectional else 1
-    hidden = hidden.to(module.weight_ih_l0.device)
-    count = module.weight_ih_l0.shape[0] // before
+    first = module.get_parameter("weight_ih_l0")  # [gates·hidden, in]
+    hidden, count = hidden.to(first.device), first.shape[0] // before
     gates = torch.cat([hidden + gate * before for gate in range(count)])
     stacked = torch.cat([hidden + direction * before for direction in range(directions)])
     for name, tensor in list(module.named_parameters(recurse=False)):
@@ -157,19 +158,18 @@ def select_hidden(module: nn.RNNBase, hidden: Tensor, inputs: Tensor | None = No
 
 def dense_weight(module: nn.Module) -> Tensor:
     """A dense layer's weight as [out, in], whichever way the module stores it."""
-    return module.weight.t() if isinstance(module, Conv1D) else module.weight  # type: ignore[operator,return-value]
+    return module.weight.t() if isinstance(module, Conv1D) else module.weight  # type: ignore[return-value]
 
 
 def factored(module: nn.Module, down: Tensor, up: Tensor) -> FactoredLinear:
     """A factored layer with the module's bias, device and dtype. down: [rank, in], up: [out, rank]."""
-    weight, bias = dense_weight(module), module.bias
+    bias = module.bias
     new = empty_factors(module, down.shape[0])
     with torch.no_grad():
         new.down.weight.copy_(down)
         new.up.weight.copy_(up)
         if bias is not None:
             new.up.bias.copy_(bias)  # type: ignore[arg-type]
-    assert new.down.weight.device == weight.device
     return new
 
 

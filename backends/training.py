@@ -183,7 +183,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module, lea
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
     optimizer.step()
 

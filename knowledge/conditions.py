@@ -61,7 +61,9 @@ VOCABULARY: dict[str, Fact] = {
     "target": Fact("name", "id of the target"),
     "target.class": Fact("choice", "where the model runs", TARGET_CLASSES),
     "target.device": Fact("choice", "what computes", ("cpu", "gpu")),
-    "target.accelerates": Fact("list", "arithmetic faster than dense fp32 there, with a runtime that uses it", FEATURES),
+    "target.accelerates": Fact(
+        "list", "arithmetic faster than dense fp32 there, with a runtime that uses it", FEATURES
+    ),
     "max_drop_pp": Fact("number", "points of accuracy that may be lost", unit="pp"),
     "max_drop_percent": Fact("number", "relative loss of the score that is allowed", unit="%"),
     "goal": Fact("choice", "what to improve first", GOALS),

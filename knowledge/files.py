@@ -31,11 +31,18 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise RunFailed(f"{path}: the disk is full; nothing was written there: free some space and run again") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full; libraries without error numbers say so in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left on device", "database or disk is full"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import graphlib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +15,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from knowledge.conditions import ConditionError, check
-from knowledge.schema import Claim, Rule, Target
+from knowledge.schema import Claim, Conclusion, Figure, Order, Requirement, Rule, Setting, Target, Weighted
 from knowledge.techniques.base import Family
 from knowledge.techniques.catalog import CATALOG
 from knowledge.values import InputError
 
 HERE = Path(__file__).parent
 KINDS = ("rules", "claims", "targets")
+PARTS: tuple[type[BaseModel], ...] = (Conclusion, Weighted, Requirement, Order, Setting, Figure)  # of entries
 
 Entry = TypeVar("Entry", bound=BaseModel)
 
@@ -56,8 +58,8 @@ class Knowledge:
 def load_knowledge(extra: Path | str | None = None) -> Knowledge:
     """Ours, with the folder `extra` laid over it: an entry there replaces ours of the same id.
 
-    The folder may hold `rules/`, `claims/` and `targets/`, each with YAML files like ours. Raises InputError naming file,
-    line, field and remedy on anything that cannot be understood.
+    The folder may hold `rules/`, `claims/` and `targets/`, each with YAML files like ours. Raises InputError naming
+    file, line, field and remedy on anything that cannot be understood.
     """
     found: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
     origin: dict[str, str] = {}
@@ -90,7 +92,8 @@ def _user_folder(folder: Path) -> Path:
 
 def load_target(path: Path) -> Target:
     """One target from its YAML file; raises InputError."""
-    return next(iter(_read(path, "targets")))
+    target: Target = _read(path, "targets")[0]
+    return target
 
 
 def _read(path: Path, kind: str) -> list[Any]:
@@ -112,7 +115,9 @@ def _read(path: Path, kind: str) -> list[Any]:
     shared = {name: value for name, value in raw.items() if name != kind}
     if unknown := set(shared) - set(model.model_fields):
         name = sorted(unknown)[0]
-        raise InputError(f"{path}: {name}", shared[name], "unknown field", f"known: {kind}, {', '.join(model.model_fields)}")
+        raise InputError(
+            f"{path}: {name}", shared[name], "unknown field", f"known: {kind}, {', '.join(model.model_fields)}"
+        )
     entries = raw.get(kind)
     if not isinstance(entries, list):
         raise InputError(f"{path}: {kind}", entries, "is not a list", f"write `{kind}:` and one `- id:` per entry")
@@ -138,7 +143,9 @@ def _entry(
         value = "" if first["type"] in ("missing", "value_error") else first["input"]
         problem, remedy = _explained(model, first["type"], first["msg"], str(loc[-1]) if loc else "")
     except ConditionError as error:
-        loc = tuple(error.field.split(".")[:1]) + ((error.field.split(".", 1)[1].split("[")[0],) if "." in error.field else ())
+        loc = tuple(error.field.split(".")[:1]) + (
+            (error.field.split(".", 1)[1].split("[")[0],) if "." in error.field else ()
+        )
         field, value, problem, remedy = error.field, error.value, error.problem, error.remedy
     raise InputError(f"{_place(path, text, (*where, *loc))}: {name}: {field}".rstrip(": "), value, problem, remedy)
 
@@ -149,14 +156,15 @@ def _explained(model: type[BaseModel], kind: str, message: str, name: str) -> tu
         remedy = "say where this comes from; `estimated` where it is a guess" if name == "source" else ""
         return "is missing", remedy
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(name, model.model_fields, n=1)
+        known = dict.fromkeys(field for part in (model, *PARTS) for field in part.model_fields)
+        near = difflib.get_close_matches(name, known, n=1)
         return "unknown field", f"did you mean {near[0]}?" if near else f"known: {', '.join(model.model_fields)}"
     problem, _, remedy = message.removeprefix("Value error, ").partition(": ")
     return problem[:1].lower() + problem[1:], remedy
 
 
 def _place(path: Path, text: str, loc: Iterable[Any]) -> str:
-    """`file:line` of the deepest part of `loc` that the file holds. Composes the file again: only errors pay for lines."""
+    """`file:line` of the deepest part of `loc` that the file holds. Composes it again: only errors pay for lines."""
     node = yaml.compose(text, Loader=yaml.CSafeLoader)
     line = node.start_mark.line if node is not None else 0
     for part in loc:
@@ -207,8 +215,8 @@ def check_order(rules: Iterable[Rule], origin: Mapping[str, str]) -> None:
         graphlib.TopologicalSorter(after).prepare()
     except graphlib.CycleError as error:
         cycle: list[str] = error.args[1]
-        blamed = next((said[pair] for pair in zip(cycle, cycle[1:], strict=False) if pair in said), None)
-        blamed = blamed or next(said[pair] for pair in zip(cycle[1:], cycle, strict=False) if pair in said)
+        pairs = [pair for first, then in itertools.pairwise(cycle) for pair in ((first, then), (then, first))]
+        blamed = next(said[pair] for pair in pairs if pair in said)
         shown = " → ".join(name for name in cycle if name in CATALOG)
         field = f"{origin.get(f'rules/{blamed}', 'rules')}: {blamed}: before"
         raise InputError(field, shown, "the order runs in a circle", "turn it round or drop the rule") from None

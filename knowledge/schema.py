@@ -196,7 +196,7 @@ class Figure(Value):
 
 
 class Target(Value):
-    """Hardware and deployment limits of one place where models run. Rates are peaks; `efficiency` is the share reached."""
+    """Hardware and limits of one place where models run. Rates are peaks; `efficiency` is the share reached."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knowledge.dimensions import FFN, FIXED, HEAD_DIM, HIDDEN, INNER, KV, QKV, dimensions, parameter_counts
-from knowledge.layers import LayerTable, ModelInfo
+from knowledge.layers import BoolColumn, LayerTable, ModelInfo
 from knowledge.recurrent import hidden_scaled
 from knowledge.techniques.reshape import kept_width, narrowed
 from knowledge.values import InputError, StudentShape
@@ -247,8 +247,19 @@ def resize(layers: LayerTable, shape: StudentShape) -> LayerTable:
     everything = np.ones(len(layers), dtype=bool)
     bias = layers.bias * outputs // np.maximum(layers.outputs, 1)
     changed = _fresh(layers.change(everything, outputs=outputs, inputs=inputs, bias=bias))
+    changed = _with_head_norms(changed, found.output_symbol == HEAD_DIM, heads, kv)
     changed = _with_blocks(changed, shape.blocks or info.blocks)
     return changed.with_info(hidden_size=hidden, ffn_size=ffn, heads=heads, kv_heads=kv, head_dim=dim)
+
+
+def _with_head_norms(layers: LayerTable, where: BoolColumn, heads: int, kv_heads: int) -> LayerTable:
+    """Norms of single heads are used once per head: as often as the student has heads."""
+    if not where.any():
+        return layers
+    info = layers.info
+    of_keys = layers.choose(lambda path: path.rpartition(".")[2].startswith("k"))[where]
+    share = np.where(of_keys, kv_heads / (info.kv_heads or info.heads), heads / info.heads)
+    return layers.change(where, positions=layers.positions[where] * share)
 
 
 def _fresh(layers: LayerTable) -> LayerTable:

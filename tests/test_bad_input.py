@@ -1,4 +1,4 @@
-"""Bad input, as issue by issue: one line that names field, value and remedy, the right exit code, nothing half-written."""
+"""Bad input: one line that names field, value and remedy, the right exit code, nothing half-written."""
 
 import json
 import os
@@ -30,8 +30,7 @@ PLAN = {
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty folder to work in, and a cache of its own."""
-    monkeypatch.setenv("ADVISOR_CACHE", str(tmp_path / "cache"))
+    """An empty folder to work in."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -67,7 +66,7 @@ def plan_file(**changes):
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    """A tiny classifier as a Hugging Face folder with a tokenizer."""
+    """A small classifier (1.8 MB) as a Hugging Face folder with a tokenizer."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -75,7 +74,7 @@ def bert(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("bert")
     config = BertConfig(
-        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2
+        vocab_size=4000, hidden_size=96, num_hidden_layers=1, num_attention_heads=2, intermediate_size=96, num_labels=2
     )
     BertForSequenceClassification(config).save_pretrained(path)
     words = {w: n for n, w in enumerate(["[UNK]", "[PAD]", "good", "bad", "day"])}
@@ -148,12 +147,13 @@ def test_weights_that_are_not_numbers(folder, model):
     assert not Path("run").exists()
 
 
-def test_an_architecture_that_cannot_be_recognized(folder, model):
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(
-        json.dumps(config | {"model_type": "perceiver9", "architectures": ["Perceiver9"]})
-    )
-    refused(advisor("inspect", "model"), 2, "perceiver9", "--arch")
+def test_an_architecture_that_cannot_be_recognized(model):
+    config = json.loads((model / "config.json").read_text()) | {"architectures": ["Perceiver9"]}
+    (model / "config.json").write_text(json.dumps(config))
+    refused(advisor("inspect", "model"), 2, "Perceiver9", "--task")
+    del config["architectures"], config["model_type"]
+    (model / "config.json").write_text(json.dumps(config))
+    refused(advisor("inspect", "model"), 2, "model", "--arch")
 
 
 def test_a_broken_onnx_file(folder):
@@ -285,21 +285,23 @@ def can_mount():
 
 
 @pytest.mark.skipif(not can_mount(), reason="a small disk needs a private mount")
-@pytest.mark.parametrize("full", ["cache", "work/out"])
-def test_a_full_disk(folder, full):
-    """One megabyte where the cache, or the run folder, should be."""
-    small = folder.parent / full
-    small.mkdir(exist_ok=True)
-    plan_file()
-    script = (
-        f"mount -t tmpfs -o size=1m none {small} && exec {sys.executable} {ROOT / 'cli.py'} run plan.yaml --out out/run"
+@pytest.mark.parametrize("full", ["store", "out"])
+def test_a_full_disk(folder, model, full):
+    """One megabyte where the stage results, or the run folder, should be; the model has 1.8 MB."""
+    (folder / full).mkdir()
+    plan = plan_file(model="model", task="text-classification", data={"eval": texts("e.jsonl", GOOD)})
+    command = f"exec {sys.executable} {ROOT / 'cli.py'} run {plan} --out out/run"
+    ended = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o size=1m none {full} && {command}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ADVISOR_STORE": str(folder / "store")},
+        check=False,
     )
-    ended = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 3, ended.stderr
-    last = ended.stderr.strip().splitlines()[-1]
-    assert "disk is full" in last
+    assert "the disk is full" in ended.stderr.strip().splitlines()[-1]
     assert "Traceback" not in ended.stderr
-    assert not [p for p in folder.rglob("*") if p.name.startswith(".")]
+    assert not [p for p in folder.rglob(".*") if p.name != ".locks"]
 
 
 def test_interrupted_search_is_whole_and_goes_on(folder):

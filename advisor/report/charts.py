@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.texts import trial_chain
 from advisor.units import bytes_text, drop_text, ratio_text, significant
 
 WIDTH, HEIGHT = 520, 300
@@ -125,7 +126,7 @@ def trial_charts(pareto: Mapping[str, Any], max_drop: float | None = None, drop_
     trials = [t for t in pareto["trials"] if t.get("size_bytes") and t.get("speedup") is not None]
     if not trials:
         return ()
-    chains = list(dict.fromkeys(t["chain"] for t in trials))
+    chains = list(dict.fromkeys(trial_chain(t) for t in trials))
     colors = {chain: f"c{min(i, COLORS - 1)}" for i, chain in enumerate(chains)}
     legend = tuple((colors[c], c) for c in chains)
     base = pareto.get("baseline", {}).get("size_bytes")
@@ -180,10 +181,10 @@ def _trial_dot(
     trial: Mapping[str, Any], x: Scale, y: Scale, field: str, colors: Mapping[str, str], pareto: Mapping[str, Any]
 ) -> Dot:
     best = trial["number"] == pareto.get("best")
-    style = colors[trial["chain"]] + ("" if trial["feasible"] else " missed") + (" best" if best else "")
+    style = colors[trial_chain(trial)] + ("" if trial["feasible"] else " missed") + (" best" if best else "")
     words = "best, " if best else "" if trial["feasible"] else "misses the budget, "
     title = (
-        f"trial {trial['number']} ({words}{trial['chain']}): {bytes_text(trial['size_bytes'])}, "
+        f"trial {trial['number']} ({words}{trial_chain(trial)}): {bytes_text(trial['size_bytes'])}, "
         f"{ratio_text(trial['speedup'])} faster, quality lost {trial['quality_drop']:.2f}"
     )
     return Dot(x(trial["size_bytes"] / 1e6), y(trial[field]), style, title, "best" if best else "")

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 ARXIV = re.compile(r"arXiv:\s?(\d{4}\.\d{4,5}(?:v\d+)?)", re.IGNORECASE)
+DOI = re.compile(r"doi:(10\.\d{4,9}/[^\s;,<>\"')\]]+[^\s;,.<>\"')\]])", re.IGNORECASE)
 ADDRESS = re.compile(r"https?://[^\s<>\"')\]]+[^\s<>\"')\].,;:]")
+# what is found -> the address that its last group completes
+ORIGINS = {ARXIV: "https://arxiv.org/abs/", DOI: "https://doi.org/", ADDRESS: ""}
 MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|])")
 
 
@@ -57,14 +60,13 @@ def linked_markdown(source: str) -> Markup:
 
 
 def _linked(source: str, plain: Callable[[str], str], link: Callable[[str, str], str]) -> str:
-    found = sorted([*ARXIV.finditer(source), *ADDRESS.finditer(source)], key=lambda m: m.start())
+    found = sorted([m for pattern in ORIGINS for m in pattern.finditer(source)], key=lambda m: m.start())
     parts, at = [], 0
     for match in found:
         if match.start() < at:
             continue
         parts.append(plain(source[at : match.start()]))
-        is_paper = match.re is ARXIV
-        parts.append(link(match[0], f"https://arxiv.org/abs/{match[1]}" if is_paper else match[0]))
+        parts.append(link(match[0], ORIGINS[match.re] + match[match.re.groups]))
         at = match.end()
     return "".join([*parts, plain(source[at:])])
 

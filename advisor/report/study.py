@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.report.charts import Chart, trial_charts
-from advisor.texts import params_text
+from advisor.texts import params_text, trial_chain
 from advisor.units import bytes_text, ratio_text, seconds_text
 
 Json = Mapping[str, Any]
@@ -43,7 +43,7 @@ def nearest_text(pareto: Json) -> tuple[str, ...]:
     if trial is None:
         return ()
     missed = [f"{name} by {100 * over:.0f} %" for name, over in trial.get("excess", {}).items() if over > 0]
-    return (f"nearest: trial {number} ({trial['chain']}) misses {' and '.join(missed)} of the limit",)
+    return (f"nearest: trial {number} ({trial_chain(trial)}) misses {' and '.join(missed)} of the limit",)
 
 
 def study_facts(pareto: Json) -> tuple[tuple[str, str], ...]:
@@ -74,7 +74,7 @@ def trial_row(trial: Json, pareto: Json) -> dict[str, Any]:
     drop = trial.get("quality_drop")
     return {
         "number": trial["number"],
-        "chain": trial["chain"],
+        "chain": trial_chain(trial),
         "params": "; ".join(f"{s['technique']}: {params_text(s['params'])}" for s in stages if s["params"]),
         "size": bytes_text(trial["size_bytes"]) if known else "",
         "speedup": ratio_text(trial["speedup"]) if trial.get("speedup") is not None else "",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from advisor.show.console import heading, paragraph, table
-from advisor.texts import Json, chain_text
+from advisor.texts import Json, chain_text, trial_chain
 from advisor.units import bytes_text, drop_text, ms_text, quality_text, ratio_text, significant
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def show_trials(trials: list[Json], best: int | None) -> None:
     rows = [
         (
             str(t["number"]),
-            t["chain"],
+            trial_chain(t),
             bytes_text(t["size_bytes"]),
             ratio_text(t["speedup"]),
             f"{t['quality_drop']:.2f}",

@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 import click
 
 from advisor.show.console import clean
+from knowledge.files import disk_full
 from knowledge.values import InputError, RunFailed
 
 OK, OVER_BUDGET, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DISK_FULL = "the disk is full; finished stages are kept: free some space, and the same command goes on from there"
 REPORT_HERE = "this is a fault in advisor; set ADVISOR_DEBUG=1 to see where, and report it with the command"
 
 
@@ -39,6 +41,8 @@ class Shell(click.Group):
         except RunFailed as error:
             code = _say(FAILED, str(error))
         except Exception as error:
+            if disk_full(error):
+                sys.exit(_say(FAILED, f"{DISK_FULL} ({' '.join(str(error).split())})"))
             if os.environ.get("ADVISOR_DEBUG"):
                 traceback.print_exc()
             code = _say(FAILED, f"{type(error).__name__}: {error} ({REPORT_HERE})")

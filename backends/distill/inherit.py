@@ -41,7 +41,8 @@ class Row:
 def inherited(module: nn.Module, layers: LayerTable, target: LayerTable) -> dict[str, Shape]:
     """Cut every layer of `module` to the target's widths, in place; returns the new shapes by path.
 
-    The module has lost its blocks already. `layers`: the table before; its paths of the first blocks name the ones that were kept, because blocks are alike.
+    The module has lost its blocks already. `layers` is the table before: its first blocks' paths name the
+    blocks that were kept, because blocks are alike.
     """
     rows = _rows(layers, set(target.path.tolist()))
     choose = Chooser(module, rows, layers, target)
@@ -117,11 +118,15 @@ class Chooser:
         count, kept = self.heads
         groups, kept_groups = self.kv_heads
         scores = self._importance(INNER, block)
-        scores = scores.view(count, -1).sum(1) if len(scores) == count * self.old[HEAD_DIM] else torch.ones(count)
+        scores = scores.exp().view(count, -1).sum(1)
         return choose_heads(scores, groups, kept, kept_groups)
 
     def _importance(self, symbol: int, block: int) -> Tensor:
-        """Mean over layers of each unit's share of the squared weights. [width]"""
+        """How much each unit counts, from its share of every layer's squared weights. [width]
+
+        Many layers write and read a hidden unit: the shares add up. An inner unit is written once and read once, and
+        one that either side ignores is worth nothing: the shares multiply (as sums of logarithms).
+        """
         width = self.old[symbol]
         total = torch.zeros(width)
         for row in self.rows:
@@ -131,7 +136,8 @@ class Chooser:
             for side, axis in ((row.outputs, found.axes.outputs), (row.inputs, found.axes.inputs)):
                 fits = axis is not None and found.weight.shape[axis] == width * side.multiple
                 if side.symbol == symbol and axis is not None and fits:
-                    total += share(found.weight, axis).view(side.multiple, width).sum(0)
+                    part = share(found.weight, axis).view(side.multiple, width).sum(0)
+                    total += part if symbol == HIDDEN else part.log()
         return total
 
 
@@ -178,8 +184,8 @@ def choose_heads(scores: Tensor, groups: int, kept: int, kept_groups: int) -> tu
         return queries, torch.div(queries, size, rounding_mode="floor")[::kept_size].contiguous()
     by_group = scores.view(groups, size)
     strongest = largest(by_group.sum(1), kept_groups)
-    queries = [group * size + largest(by_group[group], kept_size) for group in strongest.tolist()]
-    return torch.cat(queries), strongest
+    inside = [group * size + largest(by_group[group], kept_size) for group in strongest.tolist()]
+    return torch.cat(inside), strongest
 
 
 def _ties(module: nn.Module) -> list[list[str]]:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from backends.blocks import drop_blocks, find_blocks
 from backends.distill.inherit import inherited
+from backends.locate import located
 from backends.models import LoadedModel
 from backends.surgery import select, select_hidden
 from knowledge.layers import LayerTable, ModelInfo
@@ -155,11 +156,10 @@ def recurrent_student(model: LoadedModel, layers: LayerTable, target: LayerTable
         select_hidden(part, keep, _repeated(keep, hidden, part.input_size, inputs))
         shapes[path] = Shape(outputs=part.hidden_size, inputs=part.input_size)
     for path in layers.path[layers.kind == "linear"].tolist():
-        part = module.get_submodule(path)
-        outputs, inputs = part.weight.shape
+        outputs, inputs = located(module, path).sizes
         if (new_outputs[path], new_inputs[path]) != (outputs, inputs):
             rows = _repeated(keep, hidden, outputs, new_outputs[path])
-            select(part, rows, _repeated(keep, hidden, inputs, new_inputs[path]))
+            select(module.get_submodule(path), rows, _repeated(keep, hidden, inputs, new_inputs[path]))
             shapes[path] = Shape(outputs=new_outputs[path], inputs=new_inputs[path])
     return shapes
 

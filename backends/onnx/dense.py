@@ -25,14 +25,12 @@ class Dense:
     @property
     def weight(self) -> np.ndarray:
         """[inputs, outputs]."""
-        array = graphs.constant(self.stored)
-        assert array is not None
+        array = graphs.stored(self.stored)
         return array.T if self.turned else array
 
     @property
     def name(self) -> str:
-        assert self.stored.name is not None
-        return self.stored.name
+        return graphs.name_of(self.stored)
 
 
 def dense_layers(graph: ir.Graph) -> list[Dense]:

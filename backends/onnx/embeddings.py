@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from backends.onnx import graph as graphs
@@ -28,8 +27,7 @@ class Embedding:
 
     @property
     def name(self) -> str:
-        assert self.stored.name is not None
-        return self.stored.name
+        return graphs.name_of(self.stored)
 
     @property
     def large(self) -> bool:
@@ -54,11 +52,8 @@ def embeddings(graph: ir.Graph) -> list[Embedding]:
 
 def quantize_embedding(embedding: Embedding) -> tuple[ir.Value, ir.Value]:
     """Replace one lookup, in place; returns the 8-bit table and its scales [rows], for layers that share them."""
-    node, graph = embedding.node, embedding.node.graph
-    assert isinstance(graph, ir.Graph)
-    table = graphs.constant(embedding.stored)
-    assert table is not None
-    q, scales = symmetric(table, axis=0)
+    node, graph = embedding.node, graphs.graph_of(embedding.node)
+    q, scales = symmetric(graphs.stored(embedding.stored), axis=0)
     name = embedding.name
     graph.initializers.pop(name)
     embedding.stored.name = f"{name}_float"  # lives on where something else still reads it

@@ -50,8 +50,8 @@ def zeros_stored_densely(case: Case) -> Iterator[str]:
     share = case.after.zero_share
     if share >= ZERO_SHARE and share > case.before.zero_share + 0.05:
         yield (
-            f"{share:.0%} of the weights are zero, but ONNX stores zeros like any number and ONNX Runtime multiplies by "
-            "them: unstructured zeros change neither size nor speed. Removing whole channels, heads or blocks does."
+            f"{share:.0%} of the weights are zero, but ONNX stores zeros like any number and ONNX Runtime multiplies "
+            "by them: unstructured zeros change neither size nor speed. Removing whole channels, heads or blocks does."
         )
 
 
@@ -67,22 +67,23 @@ def embedding_dominates(case: Case) -> Iterator[str]:
 def graph_outweighs_weights(case: Case) -> Iterator[str]:
     rest = case.after.file_bytes - case.after.weight_bytes
     if rest >= OVERHEAD_SHARE * case.after.file_bytes:
-        yield f"{rest / 1e3:.0f} kB of the file ({rest / case.after.file_bytes:.0%}) describe the graph and hold no weights."
+        share = rest / case.after.file_bytes
+        yield f"{rest / 1e3:.0f} kB of the file ({share:.0%}) describe the graph and hold no weights."
 
 
 def no_vnni(case: Case) -> Iterator[str]:
     if case.after.quantized and not case.environment.vnni and case.speedup.value < EXPECTED_INT8_SPEEDUP:
         yield (
-            "This CPU has no 8-bit dot-product instructions (VNNI): integer kernels run hardly faster than float ones here, "
-            "and may on the target."
+            "This CPU has no 8-bit dot-product instructions (VNNI): integer kernels run hardly faster than float ones "
+            "here, and may on the target."
         )
 
 
 def half_precision_on_cpu(case: Case) -> Iterator[str]:
     if case.after.half_bytes > case.after.weight_bytes / 2 and case.speedup.value < SMALL_SPEEDUP:
         yield (
-            "ONNX Runtime computes half-precision weights in single precision on this CPU: the file halves, the time does "
-            "not. A GPU or an accelerator with half-precision arithmetic is needed for speed."
+            "ONNX Runtime computes half-precision weights in single precision on this CPU: the file halves, the time "
+            "does not. A GPU or an accelerator with half-precision arithmetic is needed for speed."
         )
 
 
@@ -98,8 +99,8 @@ def float_products_left(case: Case) -> Iterator[str]:
 def unfused_nodes(case: Case) -> Iterator[str]:
     if case.after.unfused:
         yield (
-            f"{case.after.unfused} quantized products found no integer kernel in ONNX Runtime: their integers become floats "
-            "before the arithmetic."
+            f"{case.after.unfused} quantized products found no integer kernel in ONNX Runtime: their integers become "
+            "floats before the arithmetic."
         )
 
 
@@ -116,8 +117,8 @@ def bound_by_memory(case: Case) -> Iterator[str]:
     tokens = case.workload.batch * (case.workload.seq_len or TOKENS_BOUND_BY_MEMORY)
     if case.slow and tokens < TOKENS_BOUND_BY_MEMORY and case.after.weight_bytes > 10e6:
         yield (
-            f"With {tokens} positions a call each weight is read for {tokens} multiplications: the time goes into reading "
-            "weights, so fewer bytes help and fewer operations do not."
+            f"With {tokens} positions a call each weight is read for {tokens} multiplications: the time goes into "
+            "reading weights, so fewer bytes help and fewer operations do not."
         )
 
 

@@ -1,4 +1,4 @@
-"""One torch model to one ONNX file: dynamic axes that stay dynamic, weights under their own names, and the same numbers."""
+"""One torch model to one ONNX file: dynamic axes stay dynamic, weights keep their names, numbers agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,15 +33,16 @@ TOLERANCE = 1e-4  # of the largest output, or of 1
 TRACED = (2, 12)  # batch and sequence of the traced example: the exporter specializes on 0 and 1
 UNSEEN = ((1, 9), (3, 7))
 OUTPUT = "output"
+CHATTY = ("torch.onnx", "torch.onnx._internal.exporter._registration", "torch.export", "onnxscript")
 
 
 def export(model: LoadedModel, path: Path, workload: Workload) -> None:
     """Write the model as one ONNX file that takes any batch size (and sequence length, where its inputs have one).
 
-    Batch norms are folded into convolutions, recurrent layers become the LSTM operator, initializers are called by their
-    parameters' paths, and nothing of the exporter's metadata is left. The same model gives the same bytes.
-    Raises RunFailed where the exporter fails or freezes an axis, and where ONNX Runtime's outputs at shapes it has not seen
-    (the workload's among them) differ from torch's by more than 1e-4; the error names the first module whose output does.
+    Batch norms are folded into convolutions, recurrent layers become the LSTM operator, initializers are called by
+    their parameters' paths, and nothing of the exporter's metadata is left. The same model gives the same bytes.
+    Raises RunFailed where the exporter fails or freezes an axis, and where ONNX Runtime's outputs at shapes it has not
+    seen (the workload's among them) differ from torch's by more than 1e-4; the error names the first module that does.
     """
     wrapper, prefix = _wrapper(model)
     traced = _example(model, workload, TRACED)
@@ -85,7 +86,8 @@ def _example(model: LoadedModel, workload: Workload, shape: tuple[int, int]) -> 
 
 def _traced(wrapper: nn.Module, inputs: Sequence[InputSpec], example: Mapping[str, np.ndarray]) -> ir.Model:
     dynamic = tuple(
-        {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in inputs
+        {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in inputs
     )
     kinds = [parameter.kind for parameter in inspect.signature(wrapper.forward).parameters.values()]
     shapes = (dynamic,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else dynamic  # torch nests those of *args
@@ -109,9 +111,9 @@ def _traced(wrapper: nn.Module, inputs: Sequence[InputSpec], example: Mapping[st
 
 
 @contextlib.contextmanager
-def _silence():  # type: ignore[no-untyped-def]
+def _silence() -> Iterator[None]:
     """Keep the exporter's chatter off the user's terminal."""
-    with warnings.catch_warnings(), graphs.quiet("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "torch.export"):
+    with warnings.catch_warnings(), graphs.quiet(*CHATTY):
         warnings.simplefilter("ignore")
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield

@@ -1,7 +1,7 @@
 """How each layer of a finished file is stored, read from the file itself: what a Decision reports of a GRAPH stage.
 
-Tensors are called by the paths of their layers ("encoder.0.weight", "encoder.0.weight_scale", "encoder.0.bias", …), so the
-bytes of each row of a LayerTable are the bytes of the tensors below its path.
+Tensors are called by the paths of their layers ("encoder.0.weight", "encoder.0.weight_scale", "encoder.0.bias", …), so
+the bytes of each row of a LayerTable are the bytes of the tensors below its path.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def layer_formats(model: ir.Model, layers: LayerTable) -> dict[str, LayerFormat]
     stored: dict[str, Bits] = defaultdict(Bits)
     for name, value in model.graph.initializers.items():
         paths = owners(name, rows)
-        for path in paths if value.const_value is not None else ():
-            _count(stored[path], name, value.const_value, len(paths))
+        if (tensor := value.const_value) is not None:
+            for path in paths:
+                _count(stored[path], name, tensor, len(paths))
     found = {path: _format(layers, rows[path], bits) for path, bits in stored.items() if bits.narrow}
     for path, i in rows.items():  # a tied row is stored as its owner is
         if layers.tied_to[i] in found and path not in found:

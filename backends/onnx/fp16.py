@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST_HALF = 65504.0
 
-# norms, softmaxes, sums and squares leave the range or the precision of half floats; the rest has no half form at all
+# norms, softmaxes, sums and squares leave the range or precision of half floats; the rest has no half form
+# fmt: off
 KEPT_IN_FLOAT = frozenset(
-    "LayerNormalization RMSNormalization BatchNormalization InstanceNormalization GroupNormalization Softmax LogSoftmax "
-    "Pow Sqrt Reciprocal Exp Log ReduceMean ReduceSum ReduceL2 ReduceSumSquare ReduceLogSumExp CumSum "
-    "LSTM GRU RNN Range Resize Upsample Mod TopK Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike "
-    "EyeLike Bernoulli QuantizeLinear DequantizeLinear DynamicQuantizeLinear NonMaxSuppression RoiAlign Det Sin Cos".split()
+    {
+        "LayerNormalization", "RMSNormalization", "BatchNormalization", "InstanceNormalization",
+        "GroupNormalization", "Softmax", "LogSoftmax", "Pow", "Sqrt", "Reciprocal", "Exp", "Log",
+        "ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp", "CumSum", "LSTM", "GRU",
+        "RNN", "Range", "Resize", "Upsample", "Mod", "TopK", "Multinomial", "RandomNormal",
+        "RandomNormalLike", "RandomUniform", "RandomUniformLike", "EyeLike", "Bernoulli", "QuantizeLinear",
+        "DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppression", "RoiAlign", "Det", "Sin", "Cos",
+    }
 )
+# fmt: on
 
 
 def apply(technique: Fp16, path: Path, out: Path, context: Context) -> Decision:
@@ -113,8 +119,6 @@ def _read_as(value: ir.Value, dtype: ir.DataType) -> None:
 
 
 def _return_float(graph: ir.Graph, value: ir.Value) -> None:
-    node = value.producer()
-    assert node is not None
     cast = ir.Node("", "Cast", [value], ir.convenience.convert_attributes({"to": int(FLOAT)}), num_outputs=1)
     graph.append(cast)
     name, value.name = value.name, f"{value.name}_half"

@@ -31,8 +31,8 @@ GROWTH = 1.01
 def apply(technique: GraphFusion, path: Path, out: Path, context: Context) -> Decision:
     """Write `out` as the fastest exact rewrite of `path`, or as `path` itself where none is faster.
 
-    A rewrite must give the same numbers on calibration data, grow the file by at most 1 %, and be faster at the workload with
-    95 % confidence. The decision's `kept` says whether one was, `skipped` why each other one was not.
+    A rewrite must give the same numbers on calibration data, grow the file by at most 1 %, and be faster at the
+    workload with 95 % confidence, twice. The decision's `kept` says whether one was, `skipped` why others were not.
     """
     feed = workload_feed(path, context.data.calibration, context.workload)
     best, fastest = path, 1.0
@@ -98,7 +98,7 @@ def runtime_optimized(path: Path, out: Path) -> None:
 
 
 def transformer_fusions(path: Path, out: Path) -> None:
-    """Rotary embeddings, norms with their residuals and packed projections, as transformers rewrites them for the CPU."""
+    """Rotary embeddings, norms with residuals and packed projections, as transformers rewrites them for the CPU."""
     from transformers.exporters.onnxruntime_fusions import fuse_for_onnxruntime
 
     model = graphs.load(path)
@@ -113,5 +113,3 @@ CANDIDATES: dict[str, Callable[[Path, Path], None]] = {
     "runtime-optimized": runtime_optimized,
     "transformer-fusions": transformer_fusions,
 }
-
-

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from knowledge.files import write_bytes
 from knowledge.values import InputError, RunFailed
@@ -37,6 +37,7 @@ def save(model: ir.Model, path: Path) -> None:
     Raises RunFailed above 2 GB, which one protobuf message cannot hold.
     """
     proto = ir.serde.serialize_model(model)
+    del proto.graph.value_info[:]  # shapes of initializers and of values: the runtime infers them
     if proto.ByteSize() > LARGEST_FILE_BYTES:
         raise RunFailed(f"{path}: the model takes {proto.ByteSize() / 1e9:.1f} GB, more than the 2 GB of one ONNX file")
     write_bytes(Path(path), proto.SerializeToString(deterministic=True))
@@ -72,14 +73,37 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     return None if tensor is None else np.asarray(tensor.numpy())
 
 
-def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def stored(value: ir.Value | None) -> np.ndarray:
+    """The array behind a value that is known to be constant; raises ValueError where it is not."""
+    found = constant(value)
+    if found is None:
+        raise ValueError(f"{value} is no constant")
+    return found
+
+
+def name_of(value: ir.Value) -> str:
+    """A value's name; raises ValueError where it has none yet."""
+    if value.name is None:
+        raise ValueError(f"{value} has no name")
+    return value.name
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph that a node is in; raises ValueError for a loose node or one of a function."""
+    if not isinstance(node.graph, ir.Graph):
+        raise ValueError(f"{node} is in no graph")
+    return node.graph
+
+
+def add_constant(graph: ir.Graph, name: str, array: np.ndarray | np.generic) -> ir.Value:
     """A new initializer; a taken name gets a number."""
     unique, count = name, 1
     while unique in graph.initializers:
         count += 1
         unique = f"{name}_{count}"
     tensor = ir.tensor(np.asarray(array, order="C"), name=unique)
-    value = ir.Value(name=unique, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=unique, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -105,11 +129,10 @@ def add_before(
     **attributes: int | float | str | Sequence[int],
 ) -> list[ir.Value]:
     """Insert a node before `anchor`; its first output takes the shape and type of `like`."""
-    graph = anchor.graph
-    assert isinstance(graph, ir.Graph)
+    graph = graph_of(anchor)
     attrs = ir.convenience.convert_attributes(attributes)
     node = ir.Node(domain, op_type, list(inputs), attrs, num_outputs=outputs)
-    anchor.prepend(node) if node.graph is None else None
+    anchor.prepend(node)
     if domain and domain not in graph.opset_imports:
         graph.opset_imports[domain] = 1
     if like is not None:
@@ -120,7 +143,15 @@ def add_before(
 def attribute(node: ir.Node, name: str, default: int | float | str) -> int | float | str:
     """Value of an attribute, or its default where the node does not carry it."""
     found = node.attributes.get(name)
-    return default if found is None else found.value  # type: ignore[return-value]
+    return default if found is None else found.value
+
+
+def input_of(node: ir.Node, slot: int) -> ir.Value:
+    """An input that the operator requires; raises ValueError where it is left out."""
+    value = node.inputs[slot]
+    if value is None:
+        raise ValueError(f"{node} lacks input {slot}")
+    return value
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
@@ -131,8 +162,7 @@ def only_user(value: ir.Value) -> ir.Node | None:
 
 def replace(node: ir.Node, values: Sequence[ir.Value]) -> None:
     """Let `values` take the place of a node's outputs and remove the node; graph outputs keep their names."""
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
+    graph = graph_of(node)
     for old, new in zip(node.outputs, values, strict=True):
         new.shape, new.type = new.shape or old.shape, new.type or old.type
         if old.is_graph_output():

@@ -37,9 +37,7 @@ def apply(technique: Int8Dynamic, path: Path, out: Path, context: Context) -> De
     if technique.smooth > 0 and layers:
         batches = calibration_batches(context)
         smooth(model, layers, technique.smooth, batches, context.workload.threads)
-    skipped, tables = [], {}
-    if technique.embeddings:
-        tables, skipped = quantize_embeddings(model.graph, technique.id)
+    tables, skipped = quantize_embeddings(model.graph, technique.id) if technique.embeddings else ({}, [])
     kept_float = {e.stored for e in embeddings(model.graph)}
     skipped += quantize_dense(layers, tables, kept_float, technique.id)
     skipped += quantize_lstms(model.graph, technique.id)
@@ -105,14 +103,14 @@ def _integer_product(layer: Dense, quantized: Sequence[ir.Value], tables: Tables
 
 def _stored_weight(layer: Dense, tables: Tables) -> tuple[ir.Value, ir.Value]:
     """The weight [inputs, outputs] as int8, and its scales [outputs]."""
-    node, graph = layer.node, layer.node.graph
-    assert isinstance(graph, ir.Graph)
+    node, graph = layer.node, graphs.graph_of(layer.node)
     if layer.stored in tables:  # rows of the embedding are columns of the head
         table, scales = tables[layer.stored]
-        flat = graphs.add_before(node, "Reshape", [scales, graphs.add_constant(graph, "flat", np.array([-1], np.int64))])[0]
+        shape = graphs.add_constant(graph, "flat", np.array([-1], np.int64))
+        flat = graphs.add_before(node, "Reshape", [scales, shape])[0]
         return graphs.add_before(node, "Transpose", [table], perm=[1, 0])[0], flat
-    q, scales = symmetric(layer.weight, axis=1)
+    q, per_output = symmetric(layer.weight, axis=1)
     name = layer.name
     del graph.initializers[name]
     layer.stored.name = f"{name}_float"
-    return graphs.add_constant(graph, name, q), graphs.add_constant(graph, sibling(name, "scale"), scales)
+    return graphs.add_constant(graph, name, q), graphs.add_constant(graph, sibling(name, "scale"), per_output)

@@ -3,8 +3,8 @@
     x ─ Quantize ─ Dequantize ─ Conv ─ Relu ─ Quantize ─ Dequantize ─ …
              int8 weight ─ Dequantize ─┘  (per output channel)
 
-The runtime turns each such group into one integer kernel. A convolution needs a quantizer behind it and an int32 bias; a
-dense layer is better left without one behind it: its output stays in float.
+The runtime turns each such group into one integer kernel. A convolution needs a quantizer behind it and an int32 bias;
+a dense layer is better left without one behind it: its output stays in float.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Sites:
 def apply(technique: Int8Static, path: Path, out: Path, context: Context) -> Decision:
     """Write `out` as `path` in 8 bits: weights per output channel, activations per tensor in calibrated ranges.
 
-    Embeddings get one scale per row. Recurrent layers stay in float (the runtime has no calibrated form of them), as the
-    decision says. Raises InputError where there is no calibration data.
+    Embeddings get one scale per row. Recurrent layers stay in float (the runtime has no calibrated form of them), as
+    the decision says. Raises InputError where there is no calibration data.
     """
     model = graphs.load(path)
     graph = model.graph
@@ -88,9 +88,8 @@ def find_sites(graph: ir.Graph) -> Sites:
     sites = Sites(denses=dense_layers(graph))
     for node in graph:
         if node.domain == "" and node.op_type == "Conv" and _stored_float(node.inputs[1]):
-            assert node.inputs[0] is not None
             sites.convs.append(node)
-            sites.branches[node.inputs[0]] = None
+            sites.branches[graphs.input_of(node, 0)] = None
             sites.whole[_rectified(node.outputs[0])] = None
         elif node.op_type == "Add" and all(v in sites.whole for v in node.inputs):
             sites.adds.append(node)
@@ -134,8 +133,7 @@ def insert_quantizers(graph: ir.Graph, sites: Sites, grids: dict[ir.Value, Grid]
             node.replace_input_with(i, rounded)
         grids[rounded] = grids[value]
     for layer in sites.denses:
-        assert layer.node.inputs[0] is not None
-        layer.x = layer.node.inputs[0]
+        layer.x = graphs.input_of(layer.node, 0)
 
 
 def _reader_name(value: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> str:
@@ -152,11 +150,8 @@ def _writer_name(value: ir.Value) -> str:
 
 
 def _quantize_conv(node: ir.Node, grids: dict[ir.Value, Grid]) -> None:
-    x, stored = node.inputs[0], node.inputs[1]
-    assert x is not None and stored is not None
-    weight = graphs.constant(stored)
-    assert weight is not None
-    scales = _replace_weight(node, 1, stored, weight, axis=0)
+    x, stored = graphs.input_of(node, 0), graphs.input_of(node, 1)
+    scales = _replace_weight(node, 1, stored, graphs.stored(stored), axis=0)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         _replace_bias(node, 2, stored, grids[x].scale * scales)
 
@@ -166,30 +161,23 @@ def _quantize_dense(layer: Dense, grids: dict[ir.Value, Grid], tables: Tables) -
     if layer.stored in tables:
         table, scales = tables[layer.stored]
         # the head reads the embedding's rows: [rows, width] with one scale per row, turned to [width, rows]
-        flat = graphs.constant(scales)
-        assert flat is not None and isinstance(node.graph, ir.Graph)
+        scale = graphs.stored(scales).reshape(-1)
         turned = bool(graphs.attribute(node, "transB", 0))
         codes = table if turned else graphs.add_before(node, "Transpose", [table], perm=[1, 0])[0]
-        per_row = graphs.add_constant(node.graph, sibling(layer.name, "head_scale"), flat.reshape(-1))
+        per_row = graphs.add_constant(graphs.graph_of(node), sibling(layer.name, "head_scale"), scale)
         wide = graphs.add_before(node, "DequantizeLinear", [codes, per_row], axis=0 if turned else 1)[0]
         node.replace_input_with(1, wide)
-        scale = flat.reshape(-1)
     else:
-        scale = _replace_weight(node, 1, layer.stored, _as_read(layer), axis=0 if graphs.attribute(node, "transB", 0) else 1)
+        rows_first = bool(graphs.attribute(node, "transB", 0))
+        weight = layer.weight.T if rows_first else layer.weight  # in the orientation in which the node reads it
+        scale = _replace_weight(node, 1, layer.stored, weight, axis=0 if rows_first else 1)
     if layer.bias is not None:
         _replace_bias(node, 2, layer.stored, grids[layer.x].scale * scale)
 
 
-def _as_read(layer: Dense) -> np.ndarray:
-    """The weight in the orientation in which the node itself reads it."""
-    return layer.weight.T if graphs.attribute(layer.node, "transB", 0) else layer.weight
-
-
 def _replace_weight(node: ir.Node, slot: int, stored: ir.Value, weight: np.ndarray, axis: int) -> np.ndarray:
-    graph = node.graph
-    assert isinstance(graph, ir.Graph) and stored.name is not None
+    graph, name = graphs.graph_of(node), graphs.name_of(stored)
     q, scales = symmetric(weight, axis)
-    name = stored.name
     if graph.initializers.get(name) is stored:
         del graph.initializers[name]
         stored.name = f"{name}_float"
@@ -202,11 +190,10 @@ def _replace_weight(node: ir.Node, slot: int, stored: ir.Value, weight: np.ndarr
 
 def _replace_bias(node: ir.Node, slot: int, stored: ir.Value, scale: np.ndarray) -> None:
     """A bias as int32 in units of input scale × weight scale, as integer kernels accumulate."""
-    graph, bias = node.graph, node.inputs[slot]
+    graph, bias = graphs.graph_of(node), node.inputs[slot]
     array = graphs.constant(bias)
     if array is None or bias is None or array.shape != scale.shape:
         return
-    assert isinstance(graph, ir.Graph)
     path = (stored.name or "").rpartition(".")[0]
     name = f"{path}.bias" if path else "bias"
     if graph.initializers.get(bias.name or "") is bias and len(bias.uses()) == 1:

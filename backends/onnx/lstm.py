@@ -48,11 +48,10 @@ def _quantize(node: ir.Node, graph: ir.Graph) -> None:
     inputs = list(node.inputs) + [None] * (8 - len(node.inputs))
     extra: list[ir.Value] = []
     for slot in (1, 2):
-        value = inputs[slot]
-        weight = graphs.constant(value)
-        assert weight is not None and value is not None and value.name is not None
-        q, scales = _per_gate(weight.transpose(0, 2, 1))  # the operator wants [directions, inputs, 4 * hidden]
-        name = value.name
+        value = graphs.input_of(node, slot)
+        name = graphs.name_of(value)
+        # the operator wants [directions, inputs, 4 * hidden]
+        q, scales = _per_gate(graphs.stored(value).transpose(0, 2, 1))
         del graph.initializers[name]
         value.name = f"{name}_float"
         inputs[slot] = graphs.add_constant(graph, name, q)

@@ -1,6 +1,6 @@
 """Peak memory of a fresh process that loads one file and runs it once.
 
-    python -m backends.onnx.memory MODEL INPUTS.npz THREADS      prints the bytes
+python -m backends.onnx.memory MODEL INPUTS.npz THREADS      prints the bytes
 """
 
 from __future__ import annotations

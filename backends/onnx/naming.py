@@ -1,7 +1,7 @@
 """Names that last: every stored weight is called by the path of the torch parameter it came from.
 
-The exporter keeps the names of weights it copies and loses those it folds or transposes. Values and the exporter's scopes
-tell which parameter each of them was.
+The exporter keeps the names of weights it copies and loses those it folds or transposes. Values and the exporter's
+scopes tell which parameter each of them was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def scope(node: ir.Node) -> str:
 def name_by_parameters(model: ir.Model, module: nn.Module, prefix: str = "") -> None:
     """Rename initializers to the parameter paths of `module`, and store weights that were copied transposed only once.
 
-    `prefix` is the path at which the exported wrapper holds `module`. Anything that matches no parameter keeps its name.
+    `prefix` is the path at which the exported wrapper holds `module`. What matches no parameter keeps its name.
     """
     graph = model.graph
     parameters = {path: p.detach().cpu().numpy() for path, p in module.named_parameters(remove_duplicate=False)}
@@ -40,7 +40,7 @@ def name_by_parameters(model: ir.Model, module: nn.Module, prefix: str = "") -> 
         path = (value.name or "").removeprefix(prefix)
         path = owners.get(path, path)
         path = path.removesuffix(FOLDED_BIAS) + ".bias" if path.endswith(FOLDED_BIAS) else path
-        if value.name and (value.name.startswith(prefix) and "." in path or path in parameters):
+        if value.name and ((value.name.startswith(prefix) and "." in path) or path in parameters):
             _rename(graph, value, path)
             taken[path] = value
         else:
@@ -64,17 +64,14 @@ def _name_by_value(
     homes = [scope(node).removeprefix(prefix.rstrip(".")).removeprefix(".") for node, _ in value.uses()]
     matches = [path for path, parameter in parameters.items() if _same(array, parameter)]
     matches.sort(key=lambda path: path.rpartition(".")[0] not in homes)  # stable: the module's own first
-    free = [path for path in matches if path not in taken]
-    if free and (free[0].rpartition(".")[0] in homes or not _shared(array, matches, taken)):
-        _rename(graph, value, free[0])
-        taken[free[0]] = value
-    elif matches:
-        owner = taken[next(path for path in matches if path in taken)]
-        _share(graph, value, owner)
-
-
-def _shared(array: np.ndarray, matches: list[str], taken: Mapping[str, ir.Value]) -> bool:
-    return any(path in taken and array.ndim == 2 for path in matches)
+    if not matches:
+        return
+    stored = next((path for path in matches if path in taken), None)
+    if stored is not None and array.ndim > 1:  # a tied weight, copied transposed
+        _share(graph, value, taken[stored])
+    elif free := next((path for path in matches if path not in taken), None):
+        _rename(graph, value, free)
+        taken[free] = value
 
 
 def _same(array: np.ndarray, parameter: np.ndarray) -> bool:
@@ -89,16 +86,14 @@ def _same(array: np.ndarray, parameter: np.ndarray) -> bool:
 def _share(graph: ir.Graph, copy: ir.Value, owner: ir.Value) -> None:
     """Read `owner` where `copy` was read, through a transposition that the runtime folds when it loads the file."""
     users = [node for node, _ in copy.uses()]
-    kept, repeated = graphs.constant(owner), graphs.constant(copy)
-    assert kept is not None and repeated is not None
+    kept, repeated = graphs.stored(owner), graphs.stored(copy)
     source = owner
     if not (kept.shape == repeated.shape and np.array_equal(kept, repeated)):
         axes = [*range(kept.ndim - 2), kept.ndim - 1, kept.ndim - 2]
         first = min(users, key=graph.index)
         source = graphs.add_before(first, "Transpose", [owner], like=copy, perm=axes)[0]
     copy.replace_all_uses_with(source)
-    assert copy.name is not None
-    del graph.initializers[copy.name]
+    del graph.initializers[graphs.name_of(copy)]
 
 
 def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:

@@ -67,12 +67,12 @@ def _activations(
     for batch in batches:
         feed = {name: batch[name] for name in needed}
         found = dict(zip(fetched, session.run(fetched, feed), strict=True)) if fetched else {}
-        yield [found[v.name] if v.name in found else feed[v.name] for v in values]  # type: ignore[index]
+        yield [found[v.name] if v.name in found else feed[v.name] for v in values]
 
 
 def largest_per_channel(value: ir.Value, state: np.ndarray | None, array: np.ndarray) -> np.ndarray:
     """max |x| over everything but the last axis."""
-    largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
+    largest = np.asarray(np.abs(array).max(axis=tuple(range(array.ndim - 1))))
     return largest if state is None else np.maximum(state, largest)
 
 

@@ -29,7 +29,8 @@ class OnnxLstm(nn.Module):
         for layer in range(self.layers):
             for name in ("weight_ih", "weight_hh", "bias"):
                 stacked = torch.stack([_parameter(source, f"{name}_l{layer}", s) for s in suffixes])
-                self.register_buffer(f"{name}_l{layer}", stacked)  # [directions, 4 * hidden, inputs or hidden], [directions, 8 * hidden]
+                # weights [directions, 4 * hidden, inputs or hidden], biases [directions, 8 * hidden]
+                self.register_buffer(f"{name}_l{layer}", stacked)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         if self.batch_first:
@@ -49,11 +50,12 @@ class OnnxLstm(nn.Module):
         if state is not None:
             rows = slice(layer * self.directions, (layer + 1) * self.directions)
             inputs += [None, state[0][rows], state[1][rows]]
+        direction = "bidirectional" if self.directions == 2 else "forward"
         sides = (self.directions, batch, self.hidden_size)
         y, h, c = torch.onnx.ops.symbolic_multi_out(
             "LSTM",
             inputs,
-            attrs={"hidden_size": self.hidden_size, "direction": "bidirectional" if self.directions == 2 else "forward"},
+            attrs={"hidden_size": self.hidden_size, "direction": direction},
             dtypes=(x.dtype,) * 3,
             shapes=((time, *sides), sides, sides),
         )

@@ -17,7 +17,9 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FATAL_ONLY = 4
 
 
-def open_session(path: Path, threads: int, *, cuda: bool = False, optimized_path: Path | None = None) -> ort.InferenceSession:
+def open_session(
+    path: Path, threads: int, *, cuda: bool = False, optimized_path: Path | None = None
+) -> ort.InferenceSession:
     """Load an ONNX file with threads that sleep while they wait, so that two sessions do not slow each other down.
 
     `cuda` asks for the GPU where this machine has one. `optimized_path` keeps the graph as the runtime optimized it.

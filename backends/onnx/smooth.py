@@ -1,8 +1,8 @@
 """Moving outliers from activations into weights before quantization. arXiv:2211.10438 (SmoothQuant).
 
-x · W = (x / s) · (s · W) for any positive s per input channel. With s between the channel's activation and weight ranges
-the activations of all channels span one range, and one 8-bit scale serves them. The division costs nothing where it folds
-into the layer norm (or RMS norm weight) before; elsewhere it is one multiplication on the branch.
+x · W = (x / s) · (s · W) for any positive s per input channel. With s between the channel's activation and weight
+ranges the activations of all channels span one range, and one 8-bit scale serves them. The division costs nothing where
+it folds into the layer norm (or RMS norm weight) before; elsewhere it is one multiplication on the branch.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ def _fold_into_producer(x: ir.Value, group: Sequence[Dense], s: np.ndarray) -> b
     if not all(_own_vector(v, len(s)) for v in vectors):
         return False
     for vector in vectors:
-        array = graphs.constant(vector)
-        assert array is not None
-        vector.const_value = ir.tensor((array / s).astype(np.float32), name=vector.name)
+        vector.const_value = ir.tensor((graphs.stored(vector) / s).astype(np.float32), name=vector.name)
     return True
 
 
@@ -83,8 +81,7 @@ def _own_vector(value: ir.Value, size: int) -> bool:
 
 
 def _multiply_on_branch(x: ir.Value, group: Sequence[Dense], s: np.ndarray) -> None:
-    graph = group[0].node.graph
-    assert isinstance(graph, ir.Graph)
+    graph = graphs.graph_of(group[0].node)
     inverse = graphs.add_constant(graph, sibling(group[0].name, "smooth"), (1 / s).astype(np.float32))
     first = min((layer.node for layer in group), key=graph.index)
     scaled = graphs.add_before(first, "Mul", [x, inverse], like=x)[0]

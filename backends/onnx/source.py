@@ -28,13 +28,17 @@ class OnnxModel:
 def described(path: Path, task: str | None) -> OnnxModel:
     """Read a file's inputs and layers; raises InputError for a corrupt file, an unknown input type or a missing task."""
     if not task:
-        raise InputError("task", "", f"{path} does not say what it is for", "add --task image-classification (or another)")
+        raise InputError(
+            "task", "", f"{path} does not say what it is for", "add --task image-classification (or another)"
+        )
     session = open_session(path, 1)
     inputs = []
     for item in session.get_inputs():
         if item.type not in TYPES:
             raise InputError("model", path, f"input {item.name} has type {item.type}", f"known: {', '.join(TYPES)}")
-        shape = tuple(size if isinstance(size, int) else str(size or f"axis{axis}") for axis, size in enumerate(item.shape))
+        shape = tuple(
+            size if isinstance(size, int) else str(size or f"axis{axis}") for axis, size in enumerate(item.shape)
+        )
         inputs.append(InputSpec(item.name, TYPES[item.type], shape))
     layers = profile_onnx(path).with_info(task=task)
     return OnnxModel(str(path), layers.info, tuple(inputs))

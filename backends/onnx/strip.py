@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,7 +21,7 @@ PASSES = (
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     RemoveInitializersFromInputsPass(),
     RemoveUnusedNodesPass(),
-    RemoveUnusedFunctionsPass(),
+    RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
     RemoveUnusedOpsetsPass(),
     ClearMetadataAndDocStringPass(),
 )
@@ -45,8 +46,10 @@ def strip_model(model: ir.Model) -> None:
     model.domain, model.graph.name = None, "g"
     merge_small_constants(model.graph)
     shorten_names(model.graph)
-    for graph in (model.graph, *model.graph.subgraphs()):
-        forget_shapes(graph)
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape, value.type = None, None
 
 
 def merge_small_constants(graph: ir.Graph, largest_bytes: int = 64) -> None:
@@ -90,18 +93,9 @@ def shorten_names(graph: ir.Graph) -> None:
         value.name = next(counter)
 
 
-def _names(prefix: str, taken: set[str | None]):  # type: ignore[no-untyped-def]
+def _names(prefix: str, taken: set[str | None]) -> Iterator[str]:
     count = 0
     while True:
         if (name := f"{prefix}{count}") not in taken:
             yield name
         count += 1
-
-
-def forget_shapes(graph: ir.Graph) -> None:
-    """Drop the value info of intermediate values; the runtime infers it when it loads the file."""
-    kept = {id(v) for v in (*graph.inputs, *graph.outputs)}
-    for node in graph:
-        for value in node.outputs:
-            if id(value) not in kept:
-                value.shape, value.type = None, None

@@ -44,8 +44,8 @@ def compare_latency(
     """Milliseconds per call of both sessions, and how many times faster the second one is, with its 95 % interval.
 
     The sessions take turns (AB BA AB …), so that drift hits both. Where other processes interrupted some rounds, the
-    quieter half counts. The ratio is the median over rounds of the paired ratios, its interval a bootstrap over rounds. At
-    least `rounds` rounds, and more until the interval is narrow or 12 seconds are over.
+    quieter half counts. The ratio is the median over rounds of the paired ratios, its interval a bootstrap over rounds.
+    At least `rounds` rounds, and more until the interval is narrow or 12 seconds are over.
     """
     calls = _call(first, feed), _call(second, feed)
     repeats = tuple(max(1, min(MOST_REPEATS, round(SHORTEST_SAMPLE_SECONDS / _warm(call)))) for call in calls)
@@ -54,7 +54,8 @@ def compare_latency(
     while not _enough(done, time.perf_counter() - start, rounds):
         done.append(_round(calls, repeats, swapped=len(done) % 2 == 1))
     used = quiet_rounds(done)
-    firsts, seconds = ([s for r in used for s in side(r)] for side in (lambda r: r.first, lambda r: r.second))
+    firsts = [s for r in used for s in r.first]
+    seconds = [s for r in used for s in r.second]
     return _latency(firsts), _latency(seconds), ratio_of(used)
 
 

@@ -73,7 +73,7 @@ def judge(budget: Budget, baseline: Measurement, compressed: Measurement, speedu
         (Limits.LATENCY, budget.max_latency_ms, compressed.latency_ms.p50, "ms"),
         (Limits.MEMORY, budget.max_memory_bytes, compressed.peak_memory_bytes, "bytes"),
     ]
-    misses = [_above(limit, allowed, got, unit) for limit, allowed, got, unit in checks if allowed is not None and got > allowed]
+    misses = [_above(limit, most, got, unit) for limit, most, got, unit in checks if most is not None and got > most]
     if budget.min_speedup is not None and speedup.value < budget.min_speedup:
         text = f"{speedup.value:.2f} times as fast, {budget.min_speedup:g} wanted"
         misses.append(Miss(limit=Limits.SPEEDUP, allowed=budget.min_speedup, measured=speedup.value, text=text))

@@ -40,9 +40,9 @@ def verify(
 ) -> Verification:
     """Measure two ONNX files against each other and judge the second by the budget.
 
-    Quality is the task's metric on `split`, through ONNX Runtime; latency is measured at the workload, the two files taking
-    turns; memory is the peak of a fresh process for each; download size is what zlib leaves of the file. Raises InputError
-    where a file cannot be read.
+    Quality is the task's metric on `split`, through ONNX Runtime; latency is measured at the workload, the two files
+    taking turns; memory is the peak of a fresh process for each; download size is what zlib leaves of the file. Raises
+    InputError where a file cannot be read.
     """
     first, second = (open_session(path, workload.threads) for path in (baseline, compressed))
     feed = session_feed(first, split, workload)
@@ -89,7 +89,7 @@ def download_bytes(path: Path) -> int:
 
 
 class Recorder:
-    """A predictor that keeps what it returned, up to a bound, so that another file can be compared without running it twice."""
+    """A predictor that keeps what it returned, up to a bound, so that files are compared without running them twice."""
 
     def __init__(self, predict: Predict) -> None:
         self.predict = predict

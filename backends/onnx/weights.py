@@ -16,10 +16,11 @@ def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
-    for holder in (model.graph, *model.functions.values()):
+    holders: tuple[ir.Graph | ir.Function, ...] = (model.graph, *model.functions.values())
+    for holder in holders:
         for node in holder.all_nodes():
-            if node.op_type == "Constant" and node.domain == "" and (value := node.attributes.get("value")):
-                yield value.as_tensor()
+            if node.op_type == "Constant" and node.domain == "" and (attr := node.attributes.get("value")):
+                yield attr.as_tensor()
 
 
 def weight_bytes(path: Path) -> int:

@@ -35,4 +35,4 @@ def session_feed(session: ort.InferenceSession, split: Split, workload: Workload
 
 def _resized(array: np.ndarray, axis: int, size: int) -> np.ndarray:
     """`size` entries along an axis: the first ones, starting over where there are too few."""
-    return np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+    return np.asarray(np.take(array, np.arange(size) % array.shape[axis], axis=axis))

@@ -43,7 +43,8 @@ def kept_globally(weights: Sequence[Tensor], ratio: float) -> list[Tensor]:
     """Mask of the weights that stay: all tensors together lose `ratio` of their weights, the smallest of all."""
     scores = torch.cat([w.abs().flatten() for w in weights])
     kept = ~smallest(scores, round(ratio * scores.numel()))
-    return [part.view(w.shape) for part, w in zip(kept.split([w.numel() for w in weights]), weights, strict=True)]
+    parts = torch.split(kept, [w.numel() for w in weights])
+    return [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]
 
 
 def kept_above(weights: Sequence[Tensor], threshold: float) -> list[Tensor]:

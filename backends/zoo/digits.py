@@ -98,7 +98,8 @@ def digits_data(name: str) -> Data:
 
 def load_digits_model(name: str) -> LoadedModel:
     """A digits model with its trained weights, from the cache or trained now."""
-    network = _RECIPES[name].network().eval()
+    with torch.random.fork_rng(devices=[]):  # building draws random weights
+        network = _RECIPES[name].network().eval()
     network.load_state_dict(_weights(name))
     recurrent = name == "digits-lstm"
     info = ModelInfo(

@@ -91,8 +91,7 @@ def test_headers_tell_what_the_loaded_model_tells(name, folders):
     assert [getattr(planned.info, f) for f in facts] == [getattr(real.info, f) for f in facts]
     assert sorted(planned.role) == sorted(real.role)
     assert (planned.exported.sum(), (planned.tied_to != "").sum()) == (real.exported.sum(), (real.tied_to != "").sum())
-    if name not in ("gpt-neox",):
-        assert set(planned.path) == set(real.path)
+    assert set(planned.path) == set(real.path)
 
 
 def test_sharded_weights_are_read_through_their_index(folders, tmp_path):

@@ -31,7 +31,11 @@ def ask(**options) -> Recommendation:
 
 
 def fired(answer: Recommendation) -> set[str]:
-    return {rule.id for rule in KNOWN.rules.values() if holds(rule.when, {**answer.facts, "target.accelerates": tuple(answer.facts["target.accelerates"])})}
+    return {
+        rule.id
+        for rule in KNOWN.rules.values()
+        if holds(rule.when, {**answer.facts, "target.accelerates": tuple(answer.facts["target.accelerates"])})
+    }
 
 
 @pytest.mark.parametrize("case", load_cases())
@@ -72,7 +76,8 @@ def test_every_answer_is_sound(case):
         assert all(m.missing > 0 for m in chain.misses)
         for figure in (getattr(chain.estimate, name) for name in type(chain.estimate).model_fields):
             assert figure.low <= figure.mid <= figure.high
-            assert figure.unit and figure.basis
+            assert figure.unit
+            assert figure.basis
         check_stages(to_plan(chain, answer), "plan")
     fits = [c.fits for c in answer.chains]
     assert fits == sorted(fits, reverse=True)
@@ -88,7 +93,8 @@ def test_every_rule_fires_in_a_case():
 def test_every_leaf_of_the_framework_is_asked():
     said = " ".join(param.values[0]["says"] for param in load_cases())
     for leaf in (
-        "Edge/Mobile", "Cloud/Server", "On-premises", "Knowledge distillation (preserves", "Layer dropping, quantization",
+        "Edge/Mobile", "Cloud/Server", "On-premises", "Knowledge distillation (preserves",
+        "Layer dropping, quantization",
         "Aggressive unstructured", "Structured channel pruning", "INT8 standard", "classification tasks",
         "safe, effective", "hidden dimension", "sequential dependencies", "CPU/GPU/Mobile", "Specialized",
         "<2pp", "2-5pp", ">5pp", "Combine techniques",
@@ -104,7 +110,7 @@ def test_every_technique_is_recommended_or_refused_with_a_reason():
 
 def test_answer_as_json_has_the_documented_shape():
     answer = ask(arch="transformer", target="mobile").to_json()
-    assert list(answer)[0] == "schema"
+    assert next(iter(answer)) == "schema"
     assert set(answer) >= {"schema", "request", "facts", "profile", "chains", "refused", "nearest"}
     chain = answer["chains"][0]
     assert set(chain) >= {"rank", "id", "stages", "estimate", "fits", "reasons", "warnings"}
@@ -131,7 +137,10 @@ def test_same_request_same_answer():
 
 def test_more_to_spend_never_means_a_larger_file():
     for arch in ("transformer", "cnn", "rnn"):
-        sizes = [ask(arch=arch, target="mobile", max_drop=drop, goal="size").chains[0].estimate.size_bytes.mid for drop in ("2", "4", "8")]
+        sizes = [
+            ask(arch=arch, target="mobile", max_drop=drop, goal="size").chains[0].estimate.size_bytes.mid
+            for drop in ("2", "4", "8")
+        ]
         assert sizes == sorted(sizes, reverse=True)
 
 
@@ -144,7 +153,7 @@ def test_goal_decides_what_comes_first():
 
 def test_departures_from_the_seeds_are_told():
     answer = ask(arch="cnn")
-    assert any("S3 says" in reason.text for reason in answer.chains[0].reasons)
+    assert any("Common advice" in reason.text for reason in answer.chains[0].reasons)
 
 
 def test_user_rules_are_laid_over_ours(tmp_path):
@@ -197,8 +206,14 @@ def test_bad_requests_are_one_line(options, field, text):
 
 
 def test_units_are_read():
-    request = Request.parse(arch="cnn", max_drop="2%", max_size="50MB", max_latency="20ms", max_memory="1GB", params="60M")
+    request = Request.parse(
+        arch="cnn", max_drop="2%", max_size="50MB", max_latency="20ms", max_memory="1GB", params="60M"
+    )
     assert (request.max_drop, request.max_drop_unit) == (2.0, "%")
-    assert (request.max_size_bytes, request.max_latency_ms, request.max_memory_bytes) == (50_000_000, 20.0, 1_000_000_000)
+    assert (request.max_size_bytes, request.max_latency_ms, request.max_memory_bytes) == (
+        50_000_000,
+        20.0,
+        1_000_000_000,
+    )
     assert request.params == 60_000_000
     assert Request.parse(arch="cnn", image_size="28x28").image_size == (3, 28, 28)

@@ -104,7 +104,8 @@ def test_nothing_that_a_user_named_becomes_markup(run_json, pareto_json):
 
 
 def test_evil_trial_chains_stay_text(pareto_json, run_json):
-    pareto_json["trials"][0]["chain"] = EVIL
+    pareto_json["trials"][0]["stages"] = [{"technique": EVIL, "params": {}}]
+    pareto_json["trials"][4] |= {"stages": [], "chain": EVIL}
     page = Page(render_html(study_report(pareto_json, None, run_json)))
     assert "script" not in page.tags
 
@@ -148,7 +149,7 @@ def test_a_study_in_which_nothing_fits_names_the_nearest(pareto_json, recommenda
     pareto_json |= {"best": None, "front": [], "nearest": 2}
     pareto_json["trials"] = [pareto_json["trials"][2] | {"excess": {"quality": 0.55, "size": -0.4}}]
     report = study_report(pareto_json, recommendation_json, None)
-    assert report.misses == ("nearest: trial 2 (channels+finetune+int8_static) misses quality by 55 % of the limit",)
+    assert report.misses == ("nearest: trial 2 (channels → finetune → int8_static) misses quality by 55 % of the limit",)
     assert not Page(render_html(report)).open
 
 

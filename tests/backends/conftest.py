@@ -49,7 +49,7 @@ class Cnn(nn.Module):
 
 
 class Lstm(nn.Module):
-    def __init__(self, hidden=12, layers=2, bidirectional=True, classes=4):
+    def __init__(self, hidden, layers=2, bidirectional=True, classes=4):
         super().__init__()
         self.lstm = nn.LSTM(8, hidden, layers, batch_first=True, bidirectional=bidirectional)
         self.fc = nn.Linear(hidden * (2 if bidirectional else 1), classes)
@@ -74,10 +74,10 @@ def make_cnn(**sizes):
     return LoadedModel(_shaken(Cnn(**sizes)), info, PIXELS, "tensor", "tests:cnn")
 
 
-def make_lstm(**sizes):
+def make_lstm(hidden=32, **options):
     torch.manual_seed(0)
-    info = ModelInfo("lstm", "rnn", "sequence-classification", classes=4, hidden_size=12)
-    return LoadedModel(Lstm(**sizes).eval(), info, SEQUENCE, "tensor", "tests:lstm")
+    info = ModelInfo("lstm", "rnn", "sequence-classification", classes=4, hidden_size=hidden)
+    return LoadedModel(Lstm(hidden, **options).eval(), info, SEQUENCE, "tensor", "tests:lstm")
 
 
 def make_transformer(kind, blocks=4, hidden=32, ffn=64, heads=4, vocab=64):

@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from backends.context import Context
-from backends.data import load_data
+from backends.data import Data, load_data
 from backends.executors import executor
 from backends.models import LoadedModel, load
 from backends.profile import profile
@@ -44,6 +44,14 @@ def pairs():
             yield pytest.param(model, name, marks=marks, id=f"{model}-{name}")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def zoo():
     """Models of the zoo with their data, loaded once."""
@@ -52,7 +60,8 @@ def zoo():
     def get(name: str) -> tuple[LoadedModel, Context]:
         if name not in found:
             model = load(f"zoo:{name}")
-            data, task = load_data(model, {}, 0), task_for(model.info.task)
+            whole, task = load_data(model, {}, 0), task_for(model.info.task)
+            data = Data(whole.train.head(32), whole.calibration.head(32), whole.search, whole.verification)
             workload = Workload(seq_len=32)
             context = Context(data, task, workload, profile(model, workload), model.inputs, teacher=model)
             found[name] = model, context
@@ -160,7 +169,13 @@ def test_weights_must_match_exactly(saved, change, problem):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"schema": "advisor.structure/1"}', '{"schema": "other", "decisions": [], "source": "", "task": "", "info": {}}'],
+    [
+        "",
+        "{",
+        "[]",
+        '{"schema": "advisor.structure/1"}',
+        '{"schema": "other", "decisions": [], "source": "", "task": "", "info": {}}',
+    ],
 )
 def test_a_structure_that_is_none_is_bad_input(saved, text):
     (saved / STRUCTURE).write_text(text)

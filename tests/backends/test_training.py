@@ -184,7 +184,7 @@ def test_divergence_is_a_failed_run_that_says_what_to_try(rate, small):
     context = small.context(model)
     if rate == 1e6:
         model.module.lm_head.weight.data[0, 0] = math.nan
-    with pytest.raises(RunFailed, match="diverged at step .* learning rate below"):
+    with pytest.raises(RunFailed, match=r"diverged at step .* learning rate below"):
         train(model, context.task, context.data.train, epochs=3, learning_rate=rate)
 
 

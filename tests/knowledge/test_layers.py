@@ -185,6 +185,6 @@ def test_changes_leave_the_original_alone():
     FOLDING.change(np.arange(2), outputs=[1, 2], path=["x", "y"])
     assert FOLDING.rows() == before
     with pytest.raises(AttributeError):
-        FOLDING.colour
+        _ = FOLDING.colour
     with pytest.raises(KeyError):
         FOLDING.index("nowhere")

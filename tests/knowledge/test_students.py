@@ -138,8 +138,8 @@ def test_recurrent_students_of_both_directions():
 
 @pytest.mark.parametrize(
     ("compression", "family", "stages"),
-    [(2, "transformer", 1), (4, "transformer", 1), (6, "transformer", 2), (15, "transformer", 2), (17, "transformer", 3),
-     (5, "cnn", 1), (3.5, "rnn", 2)],
+    [(2, "transformer", 1), (4, "transformer", 1), (6, "transformer", 2), (15, "transformer", 2),
+     (17, "transformer", 3), (5, "cnn", 1), (3.5, "rnn", 2)],
 )  # fmt: skip
 def test_stages_follow_one_rule(compression, family, stages):
     found = stages_for(compression, family)
@@ -158,8 +158,8 @@ def test_a_shape_that_no_model_can_have_is_refused():
 
 @pytest.mark.parametrize(
     ("arch", "task", "params"),
-    [("transformer", None, 7e9), ("transformer", "causal-lm", 7e9), ("transformer", "causal-lm", 2e8), ("moe", None, 5e7),
-     ("transformer", "image-classification", 6e8), ("cnn", None, 1e8), ("rnn", None, 5e7)],
+    [("transformer", None, 7e9), ("transformer", "causal-lm", 7e9), ("transformer", "causal-lm", 2e8),
+     ("moe", None, 5e7), ("transformer", "image-classification", 6e8), ("cnn", None, 1e8), ("rnn", None, 5e7)],
 )  # fmt: skip
 def test_typical_models_scale_to_the_parameters_asked_for(arch, task, params):
     table = typical(arch, task, int(params))

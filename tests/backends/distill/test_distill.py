@@ -77,46 +77,49 @@ def test_a_student_as_large_as_the_model_is_the_model(kind, small):
     assert torch.equal(small.outputs(student, context.data.search), small.outputs(model, context.data.search))
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert", "mixtral"])
-def test_units_and_heads_that_nobody_hears_go_first(kind, small):
-    """With half of the feed-forward units and of the heads silenced, the student without them computes the same."""
+# (end of a parameter's name, axis, units that nobody hears): every second feed-forward unit
+SILENT = {
+    "llama": [("mlp.down_proj.weight", 1, slice(1, None, 2))],
+    "gpt2": [("mlp.c_proj.weight", 0, slice(1, None, 2))],
+    "bert": [(".output.dense.weight", 1, slice(1, None, 2))],
+    "mixtral": [("experts.down_proj", 2, slice(1, None, 2))],
+}
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_units_that_nobody_hears_go_first(kind, small):
+    """With half of the feed-forward units silenced, the student without them computes the same."""
     model = small.transformer(kind, blocks=2)
-    module = model.module
-    out = {"llama": ("self_attn.o_proj", "mlp.down_proj"), "gpt2": ("attn.c_proj", "mlp.c_proj")}.get(kind)
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            silent = torch.zeros(64 if "mlp" in name or "output.dense" in name else 32, dtype=torch.bool)
-            if kind == "llama" and name.endswith(out[0] + ".weight"):
-                p[:, 16:] = 0  # the second group's heads
-            elif kind == "llama" and name.endswith(("down_proj.weight",)):
-                p[:, 1::2] = 0
-            elif kind == "llama" and name.endswith(("gate_proj.weight", "up_proj.weight")):
-                p[1::2] = 0
-            elif kind == "gpt2" and name.endswith("mlp.c_proj.weight"):
-                p[1::2] = 0
-            elif kind == "gpt2" and name.endswith("attn.c_proj.weight"):
-                p[8:24] = 0
-            elif kind == "bert" and name.endswith("output.dense.weight") and "attention" not in name:
-                p[:, 1::2] = 0
-            elif kind == "mixtral" and name.endswith("down_proj"):
-                p[:, :, 1::2] = 0
-            assert silent is not None
-    shape = {
-        "llama": StudentShape(blocks=2, hidden_size=32, ffn_size=32, heads=4, kv_heads=2),
-        "gpt2": StudentShape(blocks=2, hidden_size=32, ffn_size=32, heads=4, kv_heads=4),
-        "bert": StudentShape(blocks=2, hidden_size=32, ffn_size=32, heads=4, kv_heads=4),
-        "mixtral": StudentShape(blocks=2, hidden_size=32, ffn_size=32, heads=4, kv_heads=2),
-    }[kind]
+    for name, p in model.module.named_parameters():
+        for end, axis, units in SILENT[kind]:
+            if name.endswith(end) and "attention" not in name:
+                with torch.no_grad():
+                    p[(slice(None),) * axis + (units,)] = 0
+    kv = 2 if kind in ("llama", "mixtral") else 4
     context = small.context(model)
-    if kind == "mixtral":  # up and gate of a silent unit must not outweigh the loud ones
-        with torch.no_grad():
-            for name, p in module.named_parameters():
-                if name.endswith("gate_up_proj"):
-                    p.view(4, 2, 64, 32)[:, :, 1::2] *= 0.1
+    shape = StudentShape(blocks=2, hidden_size=32, ffn_size=32, heads=4, kv_heads=kv)
     student, _, _ = build(model.clone(), context, shape)
-    torch.testing.assert_close(
-        small.outputs(student, context.data.search), small.outputs(model, context.data.search), atol=1e-4, rtol=1e-4
-    )
+    whole = small.outputs(model, context.data.search)
+    torch.testing.assert_close(small.outputs(student, context.data.search), whole, atol=1e-4, rtol=1e-4)
+
+
+READS = ("embed_tokens", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")
+
+
+def test_hidden_units_that_nobody_writes_go_first(small):
+    """Half of the residual stream is empty: the narrower student hears the same, up to the scale of the norms."""
+    model = small.transformer("llama", blocks=2, hidden=32, heads=4)
+    empty = slice(16, None)
+    with torch.no_grad():
+        for name, p in model.module.named_parameters():
+            if name.endswith(tuple(f"{module}.weight" for module in READS)):
+                p[:, empty] = 0
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                p[empty] = 0
+    context = small.context(model)
+    shape = StudentShape(blocks=2, hidden_size=16, ffn_size=64, heads=2, kv_heads=1)
+    student, _, _ = build(model.clone(), context, shape)
+    assert torch.equal(student.module.model.embed_tokens.weight, model.module.model.embed_tokens.weight[:, :16])
 
 
 @pytest.mark.parametrize("kind", ["cnn", "lstm", "llama", "bert"])

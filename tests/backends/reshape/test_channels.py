@@ -127,7 +127,11 @@ def test_groups_that_cannot_change_are_refused_by_name(small):
     context = small.context(model)
     pruned, decision = apply(Channels(), model, context)
     assert pruned.module.third.out_channels == 8
-    assert (pruned.module.pairs.groups, pruned.module.second.out_channels, pruned.module.classes.out_channels) == (2, 12, 4)
+    assert (pruned.module.pairs.groups, pruned.module.second.out_channels, pruned.module.classes.out_channels) == (
+        2,
+        12,
+        4,
+    )
     reasons = " | ".join(r.observed for r in decision.skipped)
     assert "2 groups" in reasons
     assert "GroupNorm" in reasons

@@ -38,3 +38,15 @@ def test_a_trained_folder_loads_as_a_language_model(tmp_path, monkeypatch, name)
 def test_matrices_decay_and_vectors_do_not():
     decays = {len(g["params"]): g["weight_decay"] for g in train.optimizer(torch.nn.LayerNorm(4), 1e-3).param_groups}
     assert decays == {0: 0.1, 2: 0.0}
+
+
+def test_resuming_starts_from_the_written_weights(tmp_path, monkeypatch):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(stdlib.WEIGHTS / "stdlib-lm" / "tokenizer.json"))
+    monkeypatch.setattr(stdlib, "tokens", lambda *args, **options: np.arange(4000) % 7)
+    monkeypatch.setitem(train.STEPS, "stdlib-moe", 12)
+    first = train.train("stdlib-moe", tmp_path, tokenizer, None)
+    monkeypatch.setitem(train.STEPS, "stdlib-moe", 0)
+    assert train.train("stdlib-moe", tmp_path, tokenizer, None, resume=True) == pytest.approx(first, rel=1e-2)
+    assert train.train("stdlib-moe", tmp_path, tokenizer, None) > 2 * first

@@ -1,0 +1,49 @@
+"""Small models exported once for all tests of this folder."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from backends.data import Data
+from backends.onnx.export import export
+from backends.onnx.session import open_session, session_predictor
+from knowledge.deploy import deployed
+from knowledge.values import Workload
+
+WORKLOAD = Workload(seq_len=12, threads=1)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """kind -> the exported file of a small model; made on first use."""
+    return {"folder": tmp_path_factory.mktemp("exported")}
+
+
+@pytest.fixture
+def exported(small, files):
+    """A function from a kind of model to (model, file, context, split)."""
+
+    def get(kind, **sizes):
+        if kind not in ("cnn", "lstm"):
+            sizes = {"blocks": 2} | sizes
+        model = getattr(small, kind)(**sizes) if kind in ("cnn", "lstm") else small.transformer(kind, **sizes)
+        key = f"{kind}{sorted(sizes.items())}"
+        if key not in files:
+            files[key] = files["folder"] / f"{len(files)}.onnx"
+            export(model, files[key], WORKLOAD)
+        split = small.split(model)
+        context = small.context(model, split)
+        changes = {"layers": deployed(context.layers), "workload": WORKLOAD, "data": Data(split, split, split, split)}
+        return SimpleNamespace(model=model, path=files[key], context=type(context)(**(context.__dict__ | changes)), split=split)
+
+    return get
+
+
+@pytest.fixture
+def outputs():
+    """A function from a file and a split to the file's outputs on the split in one batch."""
+
+    def run(path, split):
+        return session_predictor(open_session(path, 1))(dict(split.inputs))
+
+    return run
