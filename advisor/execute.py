@@ -15,7 +15,7 @@ from knowledge.files import write_text
 from knowledge.values import Plan
 
 if TYPE_CHECKING:
-    from backends.onnx.verify import Verification
+    from backends.onnx.verification import Verification
     from backends.runner import Pipeline, StageRecord
     from backends.store import Store
 

@@ -39,6 +39,7 @@ def facts_of(request: Request, predictor: Predictor) -> dict[str, FactValue]:
         "target.class": target.target_class,
         "target.device": target.device,
         "target.accelerates": tuple(target.accelerates),
+        "target.channel_block": figure(target.channel_block),
         "max_drop_pp": request.max_drop if kind == "accuracy" else None,
         "max_drop_percent": request.max_drop if kind != "accuracy" else None,
         "goal": request.goal,

@@ -60,7 +60,7 @@ _RENAMED = {  # stored name -> name in memory, by model_type
         (".attention.output.dense.", ".attention.o_proj."),
         (".intermediate.dense.", ".mlp.fc1."),
         (".output.dense.", ".mlp.fc2."),
-    )
+    ),
 }
 _TRANSPOSED = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}  # dense weights lie [inputs, outputs]
 

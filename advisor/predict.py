@@ -20,10 +20,16 @@ from knowledge.techniques.base import Level, Technique
 from knowledge.techniques.catalog import build
 from knowledge.values import Estimate, Interval, Stage, Workload
 
-GRAPH_BYTES_PER_LAYER = 450  # of a stripped ONNX file: nodes, names, shapes
+GRAPH_BYTES_PER_LAYER = 400  # of a stripped ONNX file: nodes, names, shapes; 270 to 520 on the embedded examples
 MEMORY_BASE_BYTES = 45e6  # runtime and session, before any weight
-RECURRENT_EFFICIENCY = 0.15  # time steps run one after another on thin products
+RECURRENT_EFFICIENCY = 0.4  # time steps run one after another on thin products
+CACHE_BYTES = 4e6  # weights of a smaller model stay in the processor's cache between requests,
+CACHE_SPEED = 4.0  # which is this much faster than memory
 LIGHT_OVERHEAD = 0.25  # of norms and embeddings, against a dense operator
+# bytes moved for each output of a layer by the elementwise operators behind it: activations, norms, rotations, residuals
+# (fitted to MiniLM and two decoders on one thread; a convolution's are fused into it)
+PASS_BYTES = 24.0
+CONV_PASS_BYTES = 8.0
 SPEEDUP_MARGIN = {True: 0.25, False: 0.4}  # by whether the target's rates were measured
 LATENCY_FACTOR = {True: 1.4, False: 2.0}
 
@@ -46,26 +52,39 @@ class Roofline:
         self.target, self.workload = target, workload
         share = min(1.0, workload.threads / target.threads)
         self.flops_per_ms = target.gflops_fp32.value * target.efficiency.value * share * 1e6
-        self.bytes_per_ms = target.bandwidth_gbps.value * 1e6
+        self.bytes_per_ms = target.bandwidth_gbps.value * share * 1e6
         self.overhead_ms = target.node_overhead_us.value / 1e3
+        self.block = target.channel_block.value if target.channel_block else 1.0
         self.patterns = [p for p in target.accelerates if p in ("2:4", "unstructured")]
 
     def latency(self, layers: LayerTable) -> Latency:
         """Latency of a model as it is deployed."""
         kind, bits = layers.kind, self._computed_bits(layers)
-        embedding, norm = kind == "embedding", kind == "norm"
+        embedding, norm, conv = kind == "embedding", kind == "norm", kind == "conv"
         positions = self._positions(layers) * self.workload.batch
         weights = layers.weights
-        flops = 2.0 * weights * positions * self._density(layers)
-        rate = self.flops_per_ms * self._factor(kind, bits)
+        flops = 2.0 * np.where(conv, self._blocked(layers), weights) * positions * self._density(layers)
+        arithmetic = flops / (self.flops_per_ms * self._factor(kind, bits))
         read = np.where(embedding, 0.0, weights * bits / 8)
-        moved = read + np.where(norm, 0.0, 8.0 * positions * layers.outputs)  # an output is written, then read
-        arithmetic, memory = flops / rate, moved / self.bytes_per_ms
+        memory = read / (self.bytes_per_ms * (CACHE_SPEED if read.sum() < CACHE_BYTES else 1.0))
+        passes = np.where(conv, CONV_PASS_BYTES * bits / 32, PASS_BYTES) * np.where(
+            norm, 0.0, positions * layers.outputs
+        )
         starts = np.where(norm | embedding, LIGHT_OVERHEAD, 1.0) * np.where(layers.rank > 0, 2, 1)
         overhead = float(starts.sum()) * self.overhead_ms
         work = np.maximum(arithmetic, memory)
-        total = float(work.sum()) + overhead + self._attention_ms(layers, positions)
+        between = float(passes.sum()) / self.bytes_per_ms
+        total = float(work.sum()) + between + overhead + self._attention_ms(layers, positions)
         return Latency(total, overhead, float(work[memory > arithmetic].sum()))
+
+    def _blocked(self, layers: LayerTable) -> Floats:
+        """Weights of convolutions as their kernels count them: widths in whole blocks of channels."""
+        if self.block <= 1:
+            return layers.weights.astype(np.float64)
+        fan_in = layers.inputs // layers.groups
+        outputs = np.ceil(layers.outputs / self.block) * self.block
+        inputs = np.where(fan_in < self.block / 2, fan_in, np.ceil(fan_in / self.block) * self.block)
+        return np.asarray(outputs * inputs * layers.kernel, dtype=np.float64)
 
     def _positions(self, layers: LayerTable) -> Floats:
         """Times each weight is used at the workload's sequence length."""
@@ -101,9 +120,10 @@ class Roofline:
         fused = layers.role == "attention_qkv"
         queries = fused | (layers.role == "attention_q")
         width = np.where(fused, layers.outputs / 3, layers.outputs)
-        length = positions / self.workload.batch
-        macs = float((2 * length**2 * width * queries).sum()) * self.workload.batch
-        return 2 * macs / self.flops_per_ms
+        squares = (positions / self.workload.batch) ** 2 * queries * self.workload.batch
+        flops = float((4 * squares * width).sum())
+        scores = float(squares.sum()) * layers.info.heads  # masked, scaled and normalized, an element at a time
+        return flops / self.flops_per_ms + scores * PASS_BYTES / self.bytes_per_ms
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,11 @@ def _plannable(
     """The parameters worth planning with: gentle, usual and strong ones that this model can take."""
     base: dict[str, Any] = {}
     for setting in settings:
+        usual = setting.start if setting.start is not None else cls.model_fields[setting.param].default
         if setting.param in space:
-            left = setting.narrow(space[setting.param])
-            usual = setting.start if setting.start is not None else cls.model_fields[setting.param].default
-            base[setting.param] = _inside(left, usual)
+            base[setting.param] = _inside(setting.narrow(space[setting.param]), usual)
+        elif setting.param not in cls.space():  # searched by nobody: plans set it
+            base[setting.param] = setting.value if setting.value is not None else usual
     dial = space.get(cls.dial)
     values = (
         dial_values(dial, base.get(cls.dial, cls.model_fields[cls.dial].default)) if isinstance(dial, Range) else [None]

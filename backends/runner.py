@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ class Pipeline:
                 yield record
                 key, exported = record.key, True
             stage = self._graph_stage if technique.level is Level.GRAPH else self._model_stage
-            record = self._once(self.next_key(key, technique), lambda k, t=technique, s=stage, p=key: s(k, p, t))
+            record = self._once(self.next_key(key, technique), partial(stage, before=key, technique=technique))
             yield record
             key = record.key
         if not exported:
@@ -196,7 +196,7 @@ class Pipeline:
         return StageRecord.from_json(key, known)
 
     def _export(self, key: str) -> StageRecord:
-        return self._once(digest(key, EXPORT), lambda k: self._export_stage(k, key))
+        return self._once(digest(key, EXPORT), partial(self._export_stage, before=key))
 
     # -- stages ------------------------------------------------------------------------------------
 

@@ -70,9 +70,10 @@ def open_source(
 ) -> Source:
     """Load a model, its data and its task; raises InputError on anything wrong with them."""
     path = Path(name) if name.endswith(".onnx") else None
-    model = load(name, task=task, arch=arch) if path is None else described(path, task)
-    data = load_data(model, files, seed)
+    if path is not None:
+        file = described(path, task)
+        judged_by = task_for(file.info.task, metric)
+        return Source(name, file.info, file.inputs, load_data(file, files, seed), judged_by, path=path)
+    model = load(name, task=task, arch=arch)
     judged_by = task_for(model.info.task, metric)
-    if path is None:
-        return Source(name, model.info, model.inputs, data, judged_by, model=model)
-    return Source(name, model.info, model.inputs, data, judged_by, path=path)
+    return Source(name, model.info, model.inputs, load_data(model, files, seed), judged_by, model=model)

@@ -64,6 +64,7 @@ VOCABULARY: dict[str, Fact] = {
     "target.accelerates": Fact(
         "list", "arithmetic faster than dense fp32 there, with a runtime that uses it", FEATURES
     ),
+    "target.channel_block": Fact("number", "channels that convolutions there compute at once"),
     "max_drop_pp": Fact("number", "points of accuracy that may be lost", unit="pp"),
     "max_drop_percent": Fact("number", "relative loss of the score that is allowed", unit="%"),
     "goal": Fact("choice", "what to improve first", GOALS),

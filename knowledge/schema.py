@@ -214,6 +214,7 @@ class Target(Value):
     bandwidth_gbps: Figure  # gigabytes per second
     node_overhead_us: Figure  # microseconds to start one weight-bearing operator
     efficiency: Figure  # share of the arithmetic peak that dense layers reach
+    channel_block: Figure | None = None  # convolutions compute channels in blocks of this many
     max_size_bytes: Figure | None = None
     max_memory_bytes: Figure | None = None
 

@@ -26,7 +26,7 @@ def pareto_front(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     costs = np.array([[x["size_bytes"], -x["speedup"], x["quality_drop"]] for x in a])  # [trials, 3], smaller is better
     no_worse = (costs[:, None] <= costs[None]).all(-1)  # [i, j]: i is nowhere worse than j
     better = (costs[:, None] < costs[None]).any(-1)
-    dominated = (no_worse & better).any(0)
+    dominated = np.any(no_worse & better, axis=0, keepdims=True)[0]
     unique: dict[tuple[float, ...], FrozenTrial] = {}
     for trial, cost, lost in zip(candidates, costs, dominated, strict=True):
         if not lost:

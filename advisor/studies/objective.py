@@ -128,9 +128,9 @@ class Objective:
         from backends.onnx.workload import session_feed
 
         workload = self.pipeline.workload
-        sessions = [open_session(self.pipeline.file(r), workload.threads) for r in (baseline, record)]
-        feed = session_feed(sessions[0], self.pipeline.source.data.search, workload)
-        _, compressed, ratio = compare_latency(*sessions, feed, rounds=TIMING_ROUNDS)
+        first, second = (open_session(self.pipeline.file(r), workload.threads) for r in (baseline, record))
+        feed = session_feed(first, self.pipeline.source.data.search, workload)
+        _, compressed, ratio = compare_latency(first, second, feed, TIMING_ROUNDS)
         return ratio, compressed.p50
 
 

@@ -57,8 +57,13 @@ def _scale_rows(layer: Dense, s: np.ndarray) -> None:
 
 def _fold_into_producer(x: ir.Value, group: Sequence[Dense], s: np.ndarray) -> bool:
     """Divide the scale and bias of the norm that makes x, where nothing else reads x."""
+    if {n for n, _ in x.uses()} != {layer.node for layer in group} or x.is_graph_output():
+        return False
     node = x.producer()
-    if node is None or {n for n, _ in x.uses()} != {layer.node for layer in group} or x.is_graph_output():
+    while node is not None and node.op_type == "Reshape":  # [batch, time, width] -> [batch · time, width]
+        before = graphs.input_of(node, 0)
+        node = before.producer() if graphs.only_user(before) is node else None
+    if node is None:
         return False
     if node.op_type == "LayerNormalization":
         vectors = [v for v in node.inputs[1:3] if v is not None]

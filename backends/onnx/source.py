@@ -15,7 +15,7 @@ from knowledge.values import InputError
 TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class OnnxModel:
     """What loading data and running stages need to know of a file."""
 

@@ -48,8 +48,9 @@ class Svd(Technique):
 
     def touches(self, layers: LayerTable) -> BoolColumn:
         wide = np.minimum(layers.outputs, layers.inputs) >= self.min_width
-        plain = (layers.kind == "linear") & (layers.rank == 0) & layers.owned
-        return plain & wide & np.isin(layers.role, FACTORED_ROLES)
+        plain: BoolColumn = (layers.kind == "linear") & (layers.rank == 0) & layers.owned
+        chosen: BoolColumn = plain & wide & np.isin(layers.role, FACTORED_ROLES)
+        return chosen
 
     def requirement(self) -> str:
         return f"dense layers at least {self.min_width} wide on both sides"

@@ -47,7 +47,8 @@ class Channels(Technique):
     round_to: Annotated[int, Field(ge=1)] = 4
 
     def touches(self, layers: LayerTable) -> BoolColumn:
-        return (layers.kind == "conv") & (layers.role != "head")
+        convs: BoolColumn = (layers.kind == "conv") & (layers.role != "head")
+        return convs
 
     def requirement(self) -> str:
         return "convolutions"

@@ -248,7 +248,9 @@ def test_resized_tables_are_those_of_models_built_in_that_shape(kind, compressio
             "mixtral": lambda: hf.MixtralConfig(**llama, num_local_experts=4, num_experts_per_tok=2),
             "qwen3": lambda: hf.Qwen3Config(**llama),
         }[kind]()
-        options = {"attn_implementation": "eager"} | ({"experts_implementation": "batched_mm"} if kind == "mixtral" else {})
+        options = {"attn_implementation": "eager"} | (
+            {"experts_implementation": "batched_mm"} if kind == "mixtral" else {}
+        )
         with torch.device("meta"):
             module = hf.AutoModelForCausalLM.from_config(config, **options)
             return profile(wrap(module.eval(), "tests:m", "causal-lm", None, None))

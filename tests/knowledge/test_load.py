@@ -47,7 +47,10 @@ def test_every_entry_says_where_it_comes_from():
         figures = [v for v in vars(target).values() if hasattr(v, "source")]
         assert len(figures) >= 6
         for figure in figures:
-            assert figure.source.startswith(("https://", "measured: ", "Model Compression Techniques, ")) or figure.source == "estimated"
+            assert (
+                figure.source.startswith(("https://", "measured: ", "Model Compression Techniques, "))
+                or figure.source == "estimated"
+            )
 
 
 def test_every_lossy_technique_but_svd_has_a_figure():

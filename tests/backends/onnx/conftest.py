@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from backends.data import Data
 from backends.onnx.export import export
@@ -19,14 +20,22 @@ def files(tmp_path_factory):
     return {"folder": tmp_path_factory.mktemp("exported")}
 
 
+def transformer(small, kind, **sizes):
+    """Two blocks, a table large enough to quantize, and norms that differ: exporters store equal ones once."""
+    model = small.transformer(kind, **({"blocks": 2, "vocab": 256} | sizes))
+    with torch.no_grad():
+        for p in model.module.parameters():
+            if p.dim() == 1:
+                p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
 @pytest.fixture
 def exported(small, files):
     """A function from a kind of model to (model, file, context, split)."""
 
     def get(kind, **sizes):
-        if kind not in ("cnn", "lstm"):
-            sizes = {"blocks": 2} | sizes
-        model = getattr(small, kind)(**sizes) if kind in ("cnn", "lstm") else small.transformer(kind, **sizes)
+        model = getattr(small, kind)(**sizes) if kind in ("cnn", "lstm") else transformer(small, kind, **sizes)
         key = f"{kind}{sorted(sizes.items())}"
         if key not in files:
             files[key] = files["folder"] / f"{len(files)}.onnx"
@@ -34,7 +43,9 @@ def exported(small, files):
         split = small.split(model)
         context = small.context(model, split)
         changes = {"layers": deployed(context.layers), "workload": WORKLOAD, "data": Data(split, split, split, split)}
-        return SimpleNamespace(model=model, path=files[key], context=type(context)(**(context.__dict__ | changes)), split=split)
+        return SimpleNamespace(
+            model=model, path=files[key], context=type(context)(**(context.__dict__ | changes)), split=split
+        )
 
     return get
 

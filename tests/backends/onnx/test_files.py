@@ -19,7 +19,9 @@ def cluttered(tmp_path):
     constant = helper.make_node("Constant", [], ["bias"], value=numpy_helper.from_array(np.ones(2, np.float32)))
     nodes = [
         constant,
-        helper.make_node("MatMul", ["x", "layer.weight"], ["a_rather_long_name"], name="node_MatMul_17", doc_string="why"),
+        helper.make_node(
+            "MatMul", ["x", "layer.weight"], ["a_rather_long_name"], name="node_MatMul_17", doc_string="why"
+        ),
         helper.make_node("Add", ["a_rather_long_name", "bias"], ["biased"]),
         helper.make_node("Add", ["biased", "one"], ["more"]),
         helper.make_node("Mul", ["more", "uno"], ["y"]),
@@ -35,7 +37,9 @@ def cluttered(tmp_path):
         [w, *ones],
         value_info=value,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, producer_name="exporter")
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, producer_name="exporter"
+    )
     path = tmp_path / "m.onnx"
     onnx.save(model, path)
     return path
