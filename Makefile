@@ -11,6 +11,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install -q torch==$$(sed -n 's/^torch==//p' constraints.txt)
 	$(RUN)/python -m pip install -q -e '.[test]' -c constraints.txt
+	$(RUN)/python -m compileall -q advisor backends knowledge cli.py
 	touch $(READY)
 
 demo: $(READY)

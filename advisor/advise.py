@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -11,13 +10,14 @@ from advisor.facts import facts_of
 from advisor.graph import build_graph, explore
 from advisor.predict import Predictor
 from advisor.ranking import Ranked, Ranking
+from advisor.reasons import objects, supports
 from advisor.request import Request
-from advisor.rules import Refused, Verdicts, concerns, judge
+from advisor.rules import Refused, Verdicts, judge
+from knowledge.conditions import fill
 from knowledge.layers import LayerTable
 from knowledge.load import Knowledge, load_knowledge
-from knowledge.schema import Rule, fill
+from knowledge.schema import Rule
 from knowledge.techniques.base import Choices, Range, Technique
-from knowledge.techniques.catalog import CATALOG
 from knowledge.values import Estimate, Plan, Stage, Value
 
 UNITS = {"size": "bytes", "memory": "bytes", "latency": "ms", "speedup": "×"}
@@ -209,33 +209,6 @@ class Answer:
     def miss(self, limit: str, required: float, estimated: float) -> Miss:
         unit = UNITS.get(limit, self.request.max_drop_unit or "pp")
         return Miss(limit=limit, required=required, estimated=estimated, missing=abs(estimated - required), unit=unit)
-
-
-def supports(rule: Rule, ids: Sequence[str], compression: float) -> bool:
-    """Whether a fired rule speaks for a chain: prefers it, orders or completes its stages, or sets a parameter."""
-    for conclusion in rule.then:
-        if conclusion.prefer is not None and concerns(conclusion.prefer, ids, compression):
-            return True
-        if conclusion.require is not None and conclusion.require.technique in ids:
-            return any(conclusion.require.after.covers(t) for t in ids)
-        if conclusion.before is not None and _in_order(conclusion.before.first, conclusion.before.then, ids):
-            return True
-        if conclusion.set is not None and conclusion.set.technique in ids:
-            return True
-    return False
-
-
-def objects(rule: Rule, ids: Sequence[str], compression: float) -> bool:
-    """Whether a fired rule advises against a chain, and not at the same time for it."""
-    avoids = any(c.avoid is not None and concerns(c.avoid, ids, compression) for c in rule.then)
-    return avoids and not supports(rule, ids, compression)
-
-
-def _in_order(first: str, then: str, ids: Sequence[str]) -> bool:
-    def named(name: str) -> list[int]:
-        return [n for n, t in enumerate(ids) if name in (t, CATALOG[t].family.value)]
-
-    return bool(named(first)) and bool(named(then))
 
 
 def _span(space: Range | Choices) -> list[Any]:

@@ -24,7 +24,7 @@ from knowledge.techniques.base import Level, Technique
 from knowledge.techniques.catalog import CATALOG
 
 START, EXPORT = "START", "EXPORT"
-MAX_STAGES = 5
+MAX_STAGES = 4  # lossless ones not counted: distill, one cut, its recovery, quantize
 MAX_STATES = 4000
 
 
@@ -120,10 +120,15 @@ def explore(
         for node in graph.successors(state.node):
             if node == EXPORT:
                 found.append(Candidate(state.techniques, state.outlook))
-            elif len(state.techniques) < MAX_STAGES:
+            elif counted(state.techniques) < MAX_STAGES or CATALOG[graph.nodes[node]["technique"]].lossless:
                 for child in _children(graph, verdicts, predictor, state, node):
                     heapq.heappush(frontier, (-score(child.outlook, len(child.techniques)), next(order), child))
     return found
+
+
+def counted(techniques: Sequence[Technique]) -> int:
+    """Stages that count against MAX_STAGES."""
+    return sum(not t.lossless for t in techniques)
 
 
 def _children(graph: nx.DiGraph, verdicts: Verdicts, predictor: Predictor, state: State, node: str) -> list[State]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from advisor.facts import misses_of
 from advisor.graph import Candidate
-from advisor.predict import SPEEDUP_MARGIN, Outlook, Predictor
+from advisor.predict import Outlook, Predictor
 from advisor.request import Goal, Request
 from advisor.rules import Verdicts, concerns
 from knowledge.techniques.base import Need
@@ -32,6 +32,8 @@ COST: dict[Goal, float] = {
 }
 STAGE_COST = 0.1  # every stage must pay for itself
 TRAINING_COST = 0.15
+DECISIVE = 4.0  # a preference of this weight needs no tie
+NEARLY = 0.1  # a share of a limit
 LEAST_BUDGET = 0.1  # a budget of nothing still ranks what loses less
 
 
@@ -44,12 +46,22 @@ class Ranked:
     mid: float
     high: float
     preference: float
+    decisive: bool  # a rule puts it first wherever it fits
     misses: dict[str, tuple[float, float]]
     overturned: int = 0  # better-scored chains that rules put behind it, because the estimates overlap
 
     @property
     def fits(self) -> bool:
         return not self.misses
+
+    @property
+    def may_fit(self) -> bool:
+        """Whether the hopeful end of the estimates meets the limits, or nearly."""
+        drop = self.candidate.outlook.drop
+        return all(
+            drop.low <= required if limit == "quality" else abs(estimated / required - 1) <= NEARLY
+            for limit, (required, estimated) in self.misses.items()
+        )
 
     @property
     def shortfall(self) -> float:
@@ -70,7 +82,10 @@ class Ranking:
         return self._score(outlook.compression, outlook.speedup, outlook.drop.mid) - STAGE_COST * stages
 
     def order(self, candidates: Sequence[Candidate]) -> list[Ranked]:
-        """One candidate per sequence of techniques, best first; those that fit before those that do not."""
+        """One candidate per sequence of techniques, best first; those that fit before those that may.
+
+        Where nothing fits, all others, the nearest first.
+        """
         best: dict[tuple[str, ...], Ranked] = {}
         for candidate in candidates:
             ranked = self._ranked(candidate)
@@ -78,8 +93,10 @@ class Ranking:
             if known is None or _better(ranked, known):
                 best[candidate.ids] = ranked
         fitting = sorted((r for r in best.values() if r.fits), key=lambda r: -r.mid)
-        missing = sorted((r for r in best.values() if not r.fits), key=lambda r: (r.shortfall, -r.mid))
-        return [*_ties_broken(fitting), *missing]
+        missing = [r for r in best.values() if not r.fits and (r.may_fit or not fitting)]
+        missing.sort(key=lambda r: (r.shortfall, -r.mid))
+        decided = [r for r in fitting if r.decisive]
+        return [*decided, *_ties_broken([r for r in fitting if not r.decisive]), *missing]
 
     def _score(self, compression: float, speedup: float, drop: float) -> float:
         size, speed = GAIN[self.goal]
@@ -89,13 +106,14 @@ class Ranking:
     def _ranked(self, candidate: Candidate) -> Ranked:
         outlook = candidate.outlook
         effort = sum(STAGE_COST + (TRAINING_COST if Need.TRAINING in t.needs else 0) for t in candidate.techniques)
-        margin = SPEEDUP_MARGIN[self.predictor.measured] if outlook.speedup != 1 else 0.0
+        drops = (outlook.drop.high, outlook.drop.mid, outlook.drop.low)
         low, mid, high = (
-            self._score(outlook.compression, outlook.speedup * factor, drop) - effort
-            for factor, drop in ((1 - margin, outlook.drop.high), (1, outlook.drop.mid), (1 + margin, outlook.drop.low))
+            self._score(outlook.compression, speedup, drop) - effort
+            for speedup, drop in zip(self.predictor.speedups(outlook), drops, strict=True)
         )
         weights = [w for _, about, w in self.preferences if concerns(about, candidate.ids, outlook.compression)]
-        return Ranked(candidate, low, mid, high, sum(weights), self._misses(outlook))
+        decisive = max(weights, default=0.0) >= DECISIVE
+        return Ranked(candidate, low, mid, high, sum(weights), decisive, self._misses(outlook))
 
     def _misses(self, outlook: Outlook) -> dict[str, tuple[float, float]]:
         latency, memory = outlook.latency.total, outlook.memory_bytes

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.predict import Predictor, after
-from knowledge.conditions import Facts, holds
+from knowledge.conditions import Facts, fill, holds
 from knowledge.layers import LayerTable
 from knowledge.load import Knowledge, members
-from knowledge.schema import Rule, Selector, Setting, Weighted, fill
+from knowledge.schema import Rule, Selector, Setting, Weighted
 from knowledge.techniques.base import Choices, Family, Range, Technique
 from knowledge.techniques.catalog import CATALOG
 from knowledge.values import InputError, Refusal, Value

@@ -13,6 +13,11 @@ def chain_text(stages: Sequence[Json]) -> str:
     return " → ".join(s["technique"] for s in stages if s["technique"] != "export") or "do nothing"
 
 
+def finished_trials(pareto: Json) -> list[Json]:
+    """The trials that ran; others were waiting or running when the study ended."""
+    return [t for t in pareto["trials"] if t["state"] not in ("waiting", "running")]
+
+
 def trial_chain(trial: Json) -> str:
     """The chain of a trial; one that failed before it had stages is named as the study names it."""
     return chain_text(trial["stages"]) if trial.get("stages") else str(trial["chain"])

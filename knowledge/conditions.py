@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -87,6 +88,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "ne": operator.ne,
 }
 _NUMERIC_ONLY = {"lt", "le", "gt", "ge"}
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")  # in a rule's sentence: {fact}
 
 
 class ConditionError(ValueError):
@@ -187,3 +189,31 @@ def reads(when: Mapping[str, Any]) -> set[str]:
         else:
             found.add(name)
     return found
+
+
+def fill(text: str, facts: Facts) -> str:
+    """A rule's sentence with its {fact} placeholders filled; nothing else in braces is touched.
+
+    >>> fill("{arch} on {target}", {"arch": "cnn", "target": "mobile"})
+    'cnn on mobile'
+    """
+    return PLACEHOLDER.sub(lambda match: show(match[1], facts.get(match[1])), text)
+
+
+def show(name: str, value: Any) -> str:
+    """A fact's value as people write it: bytes in MB, shares in percent."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "nothing"
+    if name.endswith("_bytes"):
+        return f"{value / 1e6:.4g} MB"
+    if name.endswith("_share"):
+        return f"{100 * value:.0f} %"
+    if isinstance(value, int | float):
+        unit = VOCABULARY[name].unit if name in VOCABULARY else ""
+        number = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{number}{'' if unit == '×' else ' '}{unit}".strip()
+    return str(value)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from knowledge.conditions import VOCABULARY
+from knowledge.conditions import PLACEHOLDER, VOCABULARY
 from knowledge.layers import Family as Architecture
 from knowledge.techniques.base import Choices, Family, Need, Range
 from knowledge.techniques.catalog import CATALOG
@@ -18,8 +17,6 @@ Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.:-]*$")]
 Text = Annotated[str, Field(min_length=1)]
 Status = Literal["measured", "paper", "reported", "corrected", "unsourced"]
 STATUSES: tuple[Status, ...] = ("measured", "paper", "reported", "corrected", "unsourced")  # strongest first
-
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 class Selector(Value):
@@ -54,7 +51,7 @@ class Selector(Value):
 
 
 class Weighted(Selector):
-    """A preference. A weight of 1 is worth a factor of two in what the goal asks for."""
+    """A preference among chains whose estimates overlap. A weight of 4 decides alone, wherever the chain fits."""
 
     weight: Annotated[float, Field(gt=0, le=4)] = 0.5
 
@@ -155,7 +152,7 @@ class Rule(Value):
     @model_validator(mode="after")
     def _placeholders_are_facts(self) -> Rule:
         for text in (self.text, self.remedy, self.departs):
-            for name in _PLACEHOLDER.findall(text):
+            for name in PLACEHOLDER.findall(text):
                 if name not in VOCABULARY:
                     raise ValueError(f"{{{name}}} is not a fact")
         return self
@@ -224,30 +221,3 @@ def _known_technique(name: str) -> Any:
         near = difflib.get_close_matches(name, CATALOG, n=3) or list(CATALOG)
         raise ValueError(f"unknown technique {name!r}: did you mean {', '.join(near)}?")
     return CATALOG[name]
-
-
-def fill(text: str, facts: Any) -> str:
-    """A rule's sentence with its {fact} placeholders filled; nothing else in braces is touched.
-
-    >>> fill("{arch} on {target}", {"arch": "cnn", "target": "mobile"})
-    'cnn on mobile'
-    """
-    return _PLACEHOLDER.sub(lambda match: show(match[1], facts.get(match[1])), text)
-
-
-def show(name: str, value: Any) -> str:
-    """A fact's value as people write it: bytes in MB, shares in percent."""
-    if value is None:
-        return "unknown"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple | list):
-        return ", ".join(map(str, value)) or "nothing"
-    if name.endswith("_bytes"):
-        return f"{value / 1e6:.4g} MB"
-    if name.endswith("_share"):
-        return f"{100 * value:.0f} %"
-    if isinstance(value, int | float):
-        unit = VOCABULARY[name].unit if name in VOCABULARY else ""
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}{'' if unit == '×' else ' '}{unit}".strip()
-    return str(value)

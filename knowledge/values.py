@@ -176,10 +176,13 @@ class Quality(Value):
     higher_is_better: bool
     unit: Literal["pp", "%"]  # the unit in which its loss is counted
 
-    def drop_from(self, baseline: Quality) -> float:
-        """Loss against `baseline`: percentage points for accuracies (values in 0…1), relative percent otherwise. Negative: a gain."""
+    def drop_from(self, baseline: Quality, unit: Literal["pp", "%"] | None = None) -> float:
+        """Loss against `baseline` in the metric's own unit or the one asked for; negative: a gain.
+
+        `pp`: percentage points of values in 0…1. `%`: percent of the baseline's value.
+        """
         worse = baseline.value - self.value if self.higher_is_better else self.value - baseline.value
-        if self.unit == "pp":
+        if (unit or self.unit) == "pp":
             return 100 * worse
         return 100 * worse / max(abs(baseline.value), 1e-12)
 

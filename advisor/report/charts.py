@@ -117,7 +117,7 @@ def training_curve(technique: str, curve: Sequence[Mapping[str, Any]]) -> Chart:
     path = polyline([(x(s), y(v)) for s, v in zip(steps, losses, strict=True)])
     caption = f"Loss from {significant(losses[0])} to {significant(losses[-1])} in {steps[-1]:g} steps."
     return Chart(
-        technique, caption, "step", "loss", x.ticks(lambda v: f"{v:g}"), y.ticks(lambda v: f"{v:g}"), dots, (Line(path, "c0"),)
+        technique, caption, "step", "loss", x.ticks("{:g}".format), y.ticks("{:g}".format), dots, (Line(path, "c0"),)
     )  # fmt: skip
 
 
@@ -169,8 +169,8 @@ def _trial_chart(
         caption="Up and left is better." if speed else "Down and left is better; the dashed line is the budget.",
         x_label="file size, MB",
         y_label="times faster" if speed else "quality lost",
-        x_ticks=x.ticks(lambda v: f"{v:g}"),
-        y_ticks=y.ticks(lambda v: f"{v:g}"),
+        x_ticks=x.ticks("{:g}".format),
+        y_ticks=y.ticks("{:g}".format),
         dots=tuple(dots),
         lines=tuple(lines),
         legend=legend,

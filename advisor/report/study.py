@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.report.charts import Chart, trial_charts
-from advisor.texts import params_text, trial_chain
+from advisor.texts import finished_trials, params_text, trial_chain
 from advisor.units import bytes_text, ratio_text, seconds_text
 
 Json = Mapping[str, Any]
@@ -30,7 +30,7 @@ def study_of(pareto: Json, max_drop: Json | None) -> Study:
     return Study(
         facts=study_facts(pareto),
         charts=trial_charts(pareto, drop.get("amount"), drop.get("unit", "")),
-        trials=tuple(trial_row(t, pareto) for t in pareto["trials"]),
+        trials=tuple(trial_row(t, pareto) for t in finished_trials(pareto)),
         best=pareto["best"],
         nearest=pareto.get("nearest"),
     )
@@ -47,7 +47,7 @@ def nearest_text(pareto: Json) -> tuple[str, ...]:
 
 
 def study_facts(pareto: Json) -> tuple[tuple[str, str], ...]:
-    trials = pareto["trials"]
+    trials = finished_trials(pareto)
     requested, executed = pareto["stages_requested"], pareto["stages_executed"]
     return (
         ("trials", f"{len(trials)}, of which {sum(t['feasible'] for t in trials)} within the budget"),

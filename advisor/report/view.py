@@ -12,7 +12,7 @@ from advisor.report.layers import layer_text
 from advisor.report.measured import MeasuredRow, Tile, measured, parity, tiles, verdict_of
 from advisor.report.stages import Compared, StageRow, compared, curves, stage_rows
 from advisor.report.study import Study, nearest_text, study_of
-from advisor.texts import chain_text, flat_text, warning_text
+from advisor.texts import chain_text, finished_trials, flat_text, warning_text
 
 Json = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def study_report(pareto: Json, recommendation: Json | None, run: Json | None) ->
     request = recommendation["request"] if recommendation else {}
     return Report(
         title=str(request.get("model") or pareto.get("study", "study")),
-        subtitle=f"{len(pareto['trials'])} trials",
+        subtitle=f"{len(finished_trials(pareto))} trials",
         state="bad",
         verdict="No trial met the budget.",
         misses=nearest_text(pareto),

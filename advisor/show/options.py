@@ -32,7 +32,7 @@ REQUEST = (
     ("train-data", "PATH", "Your training data: .jsonl, .csv, .npz or an image folder."),
     ("calibration-data", "PATH", "Your calibration data."),
     ("eval-data", "PATH", "Your evaluation data."),
-    ("metric", "MODULE:FUNCTION", "Your own metric. [the task's]"),
+    ("metric", "NAME", "Such as f1, or your own module:function. [the task's]"),
     ("batch", "N", "Batch size of the workload. [1]"),
     ("seq-len", "N", "Sequence length of the workload. [128]"),
     ("image-size", "3x224x224", "Image size of the workload. [the model's]"),

@@ -80,9 +80,13 @@ def show_misses(advice: Json) -> None:
 
 def miss_text(miss: Json) -> str:
     """`size: 5.80 MB where 1.00 MB is the limit`."""
+    estimated, required = (in_unit(miss[name], miss["unit"]) for name in ("estimated", "required"))
+    return f"{miss['limit']}: {estimated} expected where {required} is asked for"
+
+
+def in_unit(value: float, unit: str) -> str:
     known: dict[str, Callable[[float], str]] = {"bytes": bytes_text, "ms": ms_text, "×": ratio_text}
-    show = known.get(miss["unit"], lambda value: f"{value:.2f} {miss['unit']}")
-    return f"{miss['limit']}: {show(miss['estimated'])} expected where {show(miss['required'])} is asked for"
+    return known[unit](value) if unit in known else f"{value:.2f} {unit}"
 
 
 def about(profile: Json) -> str:

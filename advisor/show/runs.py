@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from advisor.show.console import heading, paragraph, table
-from advisor.texts import Json, chain_text, trial_chain
+from advisor.texts import Json, chain_text, finished_trials, trial_chain
 from advisor.units import bytes_text, drop_text, ms_text, quality_text, ratio_text, significant
 
 if TYPE_CHECKING:
@@ -43,18 +43,17 @@ def show_search(result: SearchResult, folder: Path) -> None:
     from advisor.report.study import nearest_text
 
     pareto = result.pareto
+    tried = len(finished_trials(pareto))
     front = sorted((t for t in pareto["trials"] if t["number"] in pareto["front"]), key=lambda t: t["size_bytes"])
     if front:
-        click.secho(
-            f"{len(pareto['trials'])} trials; no trial beats these in size, speed and quality at once", bold=True
-        )
+        click.secho(f"{tried} trials; no trial beats these in size, speed and quality at once", bold=True)
         show_trials(front, pareto["best"])
     if result.run is not None:
         click.echo()
         show_run(result.run.run, folder / "best")
         show_files([("best plan", folder / "best-plan.yaml"), ("study report", folder / "report.html")])
         return
-    click.secho(f"none of {len(pareto['trials'])} trials meets the budget", fg="red")
+    click.secho(f"none of {tried} trials meets the budget", fg="red")
     for text in nearest_text(pareto):
         paragraph(text, first="  ")
     show_files([("study report", folder / "report.html")])

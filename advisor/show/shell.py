@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -24,6 +26,9 @@ class Shell(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         extra.pop("standalone_mode", None)
+        if not os.environ.get("ADVISOR_DEBUG"):
+            warnings.simplefilter("ignore")  # of libraries about themselves; ours are results and are printed
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
         try:
             code = super().main(args, prog_name or "advisor", standalone_mode=False, **extra)
             sys.stdout.flush()

@@ -77,7 +77,7 @@ class Objective:
         for other in trial.study.get_trials(deepcopy=False):
             attributes = other.user_attrs
             if other.number != trial.number and other.state.is_finished() and attributes.get("stages") == wanted:
-                own = ("stages", "seconds", "stages_requested", "stages_executed")
+                own = ("chain", "stages", "seconds", "stages_requested", "stages_executed")
                 measured = {k: v for k, v in attributes.items() if k not in own}
                 if "quality_drop" in measured:
                     return {**measured, "work_seconds": 0.0, "same_as": other.number}
@@ -92,7 +92,7 @@ class Objective:
         for record in pipeline.run(techniques):
             if not record.reused:
                 work_seconds += record.total_seconds
-            drop = record.quality.drop_from(baseline.quality)
+            drop = record.quality.drop_from(baseline.quality, self.budget.max_drop.unit)
             position += record.technique != "export"
             is_last = position == len(techniques) and record.file_bytes > 0
             if drop > self.budget.max_drop.amount and position > last_training and not is_last:
@@ -113,7 +113,7 @@ class Objective:
             "speedup": speedup.value,
             "speedup_interval": [speedup.low, speedup.high],
             "latency_ms": latency_ms,
-            "quality_drop": record.quality.drop_from(baseline.quality),
+            "quality_drop": record.quality.drop_from(baseline.quality, self.budget.max_drop.unit),
             "quality": record.quality.value,
         }
         if self.goal == "memory" or self.budget.max_memory_bytes:

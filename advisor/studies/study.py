@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Estimator = Callable[[LayerTable, Sequence[Stage]], Estimate]
 PARETO_SCHEMA = "advisor.pareto/1"
 SQLITE_TIMEOUT_SECONDS = 60
+HEARTBEAT_SECONDS = 20
+HAD_THEIR_TURN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.WAITING)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,12 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     try:
         if url.startswith("sqlite"):
             arguments = {"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}}
-            return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                # a trial whose process was killed is found out by its silence
+                return optuna.storages.RDBStorage(
+                    url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=3 * HEARTBEAT_SECONDS
+                )
         return optuna.storages.get_storage(url)
     except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
         problem = f"cannot be opened ({' '.join(str(error).split())[:200]})"
@@ -125,10 +132,10 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
 def _create(task: Task, pipeline: Pipeline) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = _open_study(task, seed=task.plan.seed, create=True)
-    if not study.get_trials(deepcopy=False):
-        layers = pipeline.original_layers
-        for chain in task.chains:  # every recommended chain gets its turn before the sampler takes over
-            study.enqueue_trial(starting_point(chain, layers))
+    had_their_turn = {t.user_attrs.get("chain") for t in study.get_trials(deepcopy=False) if t.state in HAD_THEIR_TURN}
+    for chain in task.chains:  # every recommended chain gets its turn before the sampler takes over
+        if (name := chain_id(chain)) not in had_their_turn:
+            study.enqueue_trial(starting_point(chain, pipeline.original_layers), user_attrs={"chain": name})
     return study
 
 

@@ -86,7 +86,7 @@ def judge(budget: Budget, baseline: Measurement, compressed: Measurement, speedu
 
 def loss(baseline: Quality, compressed: Quality, drop: Drop) -> float:
     """Loss of quality in the budget's unit; negative is a gain."""
-    return compressed.model_copy(update={"unit": drop.unit}).drop_from(baseline)
+    return compressed.drop_from(baseline, drop.unit)
 
 
 def efficiency(baseline: Measurement, compressed: Measurement, speedup: Ratio) -> float:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.predict import Predictor, Roofline, estimate
@@ -48,7 +48,7 @@ def test_size_is_the_deployed_table_and_its_graph():
 
 def test_nothing_changes_nothing():
     found = estimate(BERT, [], SERVER, WORK, KNOWN)
-    assert found.compression.low == found.compression.mid * 0.98
+    assert (found.compression.low, found.compression.mid, found.compression.high) == (1, 1, 1)
     assert (found.speedup.low, found.speedup.mid, found.speedup.high) == (1, 1, 1)
     assert (found.quality_drop.low, found.quality_drop.high) == (0, 0)
 
@@ -113,12 +113,14 @@ def test_no_dot_product_no_speed():
     assert edge < 1.3
 
 
+@settings(database=None, deadline=None)
 @given(st.integers(1, 512), st.integers(1, 512))
 def test_longer_sequences_take_longer(a, b):
     short, long = sorted((a, b))
     assert latency(BERT, work=Workload(seq_len=short)) <= latency(BERT, work=Workload(seq_len=long)) + 1e-9
 
 
+@settings(database=None, deadline=None)
 @given(st.integers(1, 64))
 def test_batches_take_longer_but_not_in_proportion(batch):
     one, many = latency(MINILM), latency(MINILM, work=Workload(seq_len=128, batch=batch))

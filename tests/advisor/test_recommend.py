@@ -7,6 +7,7 @@ import pytest
 
 from advisor.advise import Recommendation, advise, to_plan
 from advisor.plans import check_stages
+from advisor.profile import profile_source
 from advisor.request import Request
 from knowledge.conditions import holds
 from knowledge.load import load_knowledge
@@ -87,7 +88,36 @@ def test_every_rule_fires_in_a_case():
     seen = set()
     for param in load_cases():
         seen |= fired(ask(**param.values[0]["request"]))
-    assert set(KNOWN.rules) - seen <= {"file-only"}  # needs an ONNX file: tested below
+    assert set(KNOWN.rules) - seen == {"file-only"}  # needs an ONNX file: tested below
+
+
+def test_an_exported_file_takes_only_techniques_on_files():
+    table = profile_source("zoo:minilm")
+    answer = advise(Request.parse(model="model.onnx", max_drop="2%"), KNOWN, layers=table)
+    assert all(CATALOG[s.technique].level == "graph" for c in answer.chains for s in c.stages)
+    assert {r.technique: r.rule for r in answer.refused}["distill"] == "file-only"
+
+
+def test_a_decisive_rule_needs_no_tie():
+    answer = ask(arch="cnn", max_size="150MB")
+    assert (answer.chains[0].id, answer.chains[0].fits) == ("nothing", True)
+    assert "ranking" not in {r.rule for r in answer.chains[0].reasons}
+
+
+def test_a_tie_that_rules_broke_is_told():
+    answer = ask(arch="cnn", max_drop="1pp")
+    told = {r.rule: r.text for r in answer.chains[0].reasons}
+    assert "overlap" in told["ranking"]
+
+
+def test_chains_out_of_reach_are_listed_only_where_nothing_fits():
+    answer = ask(model="zoo:minilm", max_drop="0.7%", top=50)
+    assert answer.fits
+    assert all(c.estimate.quality_drop.low <= 0.7 for c in answer.chains)
+    hopeless = ask(arch="cnn", max_size="1KB")
+    assert hopeless.nearest == hopeless.chains[0].id
+    assert {m.limit for m in hopeless.chains[0].misses} == {"size"}
+    assert hopeless.chains[0].misses[0].missing > 1e6
 
 
 def test_every_leaf_of_the_framework_is_asked():

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from knowledge.conditions import VOCABULARY, ConditionError, check, holds, reads
+from knowledge.conditions import VOCABULARY, ConditionError, check, fill, holds, reads
 from knowledge.load import KINDS, load_knowledge, load_target
-from knowledge.schema import STATUSES, Setting, fill
+from knowledge.schema import STATUSES, Setting
 from knowledge.techniques.base import Choices, Range
 from knowledge.techniques.catalog import CATALOG
 from knowledge.values import InputError

@@ -1,5 +1,6 @@
 """Small models exported once for all tests of this folder."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +23,7 @@ def files(tmp_path_factory):
 
 def transformer(small, kind, **sizes):
     """Two blocks, a table large enough to quantize, and norms that differ: exporters store equal ones once."""
-    model = small.transformer(kind, **({"blocks": 2, "vocab": 256} | sizes))
+    model = small.transformer(kind, **({"blocks": 2, "hidden": 64, "ffn": 256, "vocab": 512} | sizes))
     with torch.no_grad():
         for p in model.module.parameters():
             if p.dim() == 1:
@@ -43,9 +44,8 @@ def exported(small, files):
         split = small.split(model)
         context = small.context(model, split)
         changes = {"layers": deployed(context.layers), "workload": WORKLOAD, "data": Data(split, split, split, split)}
-        return SimpleNamespace(
-            model=model, path=files[key], context=type(context)(**(context.__dict__ | changes)), split=split
-        )
+        context = dataclasses.replace(context, **changes)
+        return SimpleNamespace(model=model, path=files[key], context=context, split=split)
 
     return get
 

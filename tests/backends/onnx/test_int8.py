@@ -1,5 +1,6 @@
 """8-bit forms of whole small models: what is integer, what it costs, and that the decision says how it is stored."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_dynamic_products_run_as_integers_and_share_their_input(exported, tmp_pa
 
 
 def test_smoothing_helps_where_channels_differ_in_range(exported, small, outputs, tmp_path):
-    model = small.transformer("bert", blocks=1, vocab=256)
+    model = small.transformer("bert", blocks=1, hidden=64, ffn=256, vocab=512)
     with torch.no_grad():  # outliers in two channels, as trained encoders have them
         model.module.encoder.layer[0].attention.output.LayerNorm.weight[:2] *= 60
         model.module.embeddings.LayerNorm.weight[3] *= 60
@@ -104,7 +105,7 @@ def test_a_tied_head_reads_the_8_bit_embedding(exported, tmp_path):
     decision = int8_dynamic.apply(Int8Dynamic(), found.path, out, found.context)
     weights = {i.name: i for i in onnx.load(out).graph.initializer}
     assert weights["transformer.wte.weight"].data_type == onnx.TensorProto.INT8
-    assert not [n for n, i in weights.items() if i.data_type == onnx.TensorProto.FLOAT and np.prod(i.dims) == 256 * 32]
+    assert not [n for n, i in weights.items() if i.data_type == onnx.TensorProto.FLOAT and np.prod(i.dims) == 512 * 64]
     assert {"transformer.wte", "lm_head"} <= set(decision.formats)
 
 
@@ -127,7 +128,7 @@ def test_lstms_run_as_integers(exported, tmp_path):
 def test_no_calibration_data_is_bad_input(exported, tmp_path):
     found = exported("bert")
     empty = found.split.head(0)
-    context = type(found.context)(**(found.context.__dict__ | {"data": Data(empty, empty, empty, empty)}))
+    context = dataclasses.replace(found.context, data=Data(empty, empty, empty, empty))
     for module, technique in ((int8_dynamic, Int8Dynamic(smooth=0.5)), (int8_static, Int8Static())):
         with pytest.raises(InputError, match="calibration-data"):
             module.apply(technique, found.path, tmp_path / "out.onnx", context)

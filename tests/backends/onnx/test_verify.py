@@ -269,4 +269,4 @@ def test_zeros_and_embeddings_are_counted(exported, tmp_path):
     onnx.save(model, tmp_path / "zeros.onnx")
     before, after = file_facts(found.path), file_facts(tmp_path / "zeros.onnx")
     assert after.zero_share > before.zero_share + 0.05
-    assert before.embedding_bytes == 4 * (256 + 64) * 32
+    assert before.embedding_bytes == 4 * (512 + 64) * 64
