@@ -27,6 +27,8 @@ BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.M | re.S)
 TABLE = re.compile(r"(?<=--markdown` -->\n).*?(?=<!-- /techniques -->)", re.S)
 EXACT = ("recommend", "inspect", "targets")  # nothing of the machine enters these
 
+pytestmark = pytest.mark.timeout(1500)  # of the fixture, which runs everything; alone on two cores it takes a fraction
+
 
 def blocks():
     return [(kind, options.strip(), body) for kind, options, body in BLOCK.findall(README.read_text())]

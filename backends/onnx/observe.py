@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -70,10 +71,27 @@ def _activations(
         yield [found[v.name] if v.name in found else feed[v.name] for v in values]
 
 
-def largest_per_channel(value: ir.Value, state: np.ndarray | None, array: np.ndarray) -> np.ndarray:
-    """max |x| over everything but the last axis."""
-    largest = np.asarray(np.abs(array).max(axis=tuple(range(array.ndim - 1))))
-    return largest if state is None else np.maximum(state, largest)
+@dataclass(frozen=True)
+class Channels:
+    """What an activation does per channel of its last axis."""
+
+    largest: np.ndarray  # max |x|
+    squares: np.ndarray  # sum of x²
+    count: int
+
+    @property
+    def mean_square(self) -> np.ndarray:
+        return self.squares / self.count
+
+
+def per_channel(value: ir.Value, state: Channels | None, array: np.ndarray) -> Channels:
+    """Extremes and energies over everything but the last axis."""
+    rows = array.reshape(-1, array.shape[-1])
+    found = Channels(np.abs(rows).max(0), np.einsum("ij,ij->j", rows, rows, dtype=np.float64), len(rows))
+    if state is None:
+        return found
+    largest = np.maximum(state.largest, found.largest)
+    return Channels(largest, state.squares + found.squares, state.count + found.count)
 
 
 def extremes(value: ir.Value, state: tuple[float, float] | None, array: np.ndarray) -> tuple[float, float]:

@@ -14,10 +14,11 @@ import onnx_ir as ir
 
 from backends.onnx import graph as graphs
 from backends.onnx.dense import Dense, sibling
-from backends.onnx.observe import largest_per_channel, observe
+from backends.onnx.observe import Channels, observe, per_channel
 from backends.onnx.session import Batch
 
 SMALLEST = 1e-5
+GAIN, GAIN_OF_A_MULTIPLICATION = 1.0, 1.5  # factors of expected noise
 
 
 def factors(activations: np.ndarray, weights: np.ndarray, strength: float) -> np.ndarray:
@@ -31,22 +32,43 @@ def factors(activations: np.ndarray, weights: np.ndarray, strength: float) -> np
     return np.where(activations > SMALLEST, s, 1.0).astype(np.float32)
 
 
+def noise(weight: np.ndarray, channels: Channels, s: np.ndarray) -> float:
+    """Expected square of what rounding adds to one position's outputs, after scaling by s; in arbitrary units.
+
+    Activations round to steps of their tensor's range / 255, weights to steps of their column's range / 127.
+    weight: [inputs, outputs].
+    """
+    scaled = weight * s[:, None]
+    activation_step = (channels.largest / s).max() / 255
+    weight_steps = np.abs(scaled).max(axis=0) / 127
+    energy = (channels.mean_square / s**2).sum()
+    return float(activation_step**2 * np.square(scaled).sum() + np.square(weight_steps).sum() * energy)
+
+
 def smooth(model: ir.Model, layers: Sequence[Dense], strength: float, batches: Sequence[Batch], threads: int) -> None:
     """Rescale the inputs of the layers, in place; layers that share an input share its factors.
 
-    Weights that something else reads too (tied to an embedding) leave their input as it is.
+    An input stays as it is where that would not lower the expected rounding noise (or lower it too little to pay for a
+    multiplication), and where a layer's weights are read by something else too.
     """
     groups: dict[ir.Value, list[Dense]] = {}
     for layer in layers:
         groups.setdefault(layer.x, []).append(layer)
     groups = {x: group for x, group in groups.items() if all(len(layer.stored.uses()) == 1 for layer in group)}
-    ranges = observe(model, list(groups), batches, largest_per_channel, threads)
+    seen = observe(model, list(groups), batches, per_channel, threads)
     for x, group in groups.items():
-        weights = np.max([np.abs(layer.weight).max(axis=1) for layer in group], axis=0)
-        s = factors(ranges[x], weights, strength)
+        weight = np.concatenate([layer.weight for layer in group], axis=1)
+        s = factors(seen[x].largest, np.abs(weight).max(axis=1), strength)
+        gain = noise(weight, seen[x], np.ones_like(s)) / max(noise(weight, seen[x], s), SMALLEST**2)
+        vectors = _foldable(x, group)
+        if gain < (GAIN if vectors else GAIN_OF_A_MULTIPLICATION):
+            continue
         for layer in group:
             _scale_rows(layer, s)
-        if not _fold_into_producer(x, group, s):
+        if vectors:
+            for vector in vectors:
+                vector.const_value = ir.tensor((graphs.stored(vector) / s).astype(np.float32), name=vector.name)
+        else:
             _multiply_on_branch(x, group, s)
 
 
@@ -55,29 +77,20 @@ def _scale_rows(layer: Dense, s: np.ndarray) -> None:
     layer.stored.const_value = ir.tensor(scaled, name=layer.name)
 
 
-def _fold_into_producer(x: ir.Value, group: Sequence[Dense], s: np.ndarray) -> bool:
-    """Divide the scale and bias of the norm that makes x, where nothing else reads x."""
+def _foldable(x: ir.Value, group: Sequence[Dense]) -> list[ir.Value]:
+    """Scale and bias of the norm that makes x, where nothing else reads x; empty where there is no such norm."""
     if {n for n, _ in x.uses()} != {layer.node for layer in group} or x.is_graph_output():
-        return False
+        return []
     node = x.producer()
     while node is not None and node.op_type == "Reshape":  # [batch, time, width] -> [batch · time, width]
         before = graphs.input_of(node, 0)
         node = before.producer() if graphs.only_user(before) is node else None
-    if node is None:
-        return False
-    if node.op_type == "LayerNormalization":
-        vectors = [v for v in node.inputs[1:3] if v is not None]
-    elif node.op_type == "Mul":
-        vectors = [v for v in node.inputs if v is not None and v.is_initializer()]
-        if len(vectors) != 1:
-            return False
-    else:
-        return False
-    if not all(_own_vector(v, len(s)) for v in vectors):
-        return False
-    for vector in vectors:
-        vector.const_value = ir.tensor((graphs.stored(vector) / s).astype(np.float32), name=vector.name)
-    return True
+    if node is None or node.op_type not in ("LayerNormalization", "Mul"):
+        return []
+    vectors = [v for v in node.inputs if v is not None and v.is_initializer()]
+    wanted = len(node.inputs) - 1 if node.op_type == "LayerNormalization" else 1
+    width = group[0].weight.shape[0]
+    return vectors if len(vectors) == wanted and all(_own_vector(v, width) for v in vectors) else []
 
 
 def _own_vector(value: ir.Value, size: int) -> bool:

@@ -12,7 +12,7 @@ from backends.tasks import nearest
 from backends.zoo import DIGITS, LANGUAGE, zoo_names
 from knowledge.values import InputError
 
-SIZES = {"train": 4000, "calibration": 64, "search": 64, "verification": 96}  # token windows
+SIZES = {"train": 1024, "calibration": 64, "search": 64, "verification": 96}  # token windows
 
 
 def check_name(name: str) -> None:

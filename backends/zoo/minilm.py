@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from backends.models import Batch
 
 MAX_TOKENS = 64
-PARTS = {"train": 1500, "calibration": 128, "search": 128, "verification": 256}
+PARTS = {"train": 768, "calibration": 128, "search": 128, "verification": 256}
 _MODULES = (
     "_pydatetime _pydecimal argparse asyncio collections configparser contextlib csv datetime difflib enum "
     "fractions functools heapq http inspect ipaddress logging mailbox optparse os pathlib random shutil smtplib "

@@ -33,7 +33,7 @@ class Distill(Technique):
     temperature: Annotated[float, Field(gt=0), Range(1.0, 6.0, step=0.5)] = 2.0
     alpha: Annotated[float, Field(ge=0, le=1), Range(0.3, 0.9, step=0.1)] = 0.7
     epochs: Annotated[int, Field(ge=0), Choices(3, 6)] = 3
-    learning_rate: Annotated[float, Field(gt=0), Range(3e-4, 3e-3, log=True)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0), Range(3e-5, 3e-3, log=True)] = 3e-4
 
     def strength(self) -> float:
         return math.log2(self.compression)

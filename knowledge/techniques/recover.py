@@ -26,7 +26,7 @@ class Finetune(Technique):
     paper: ClassVar[str] = "arXiv:1711.05101"
 
     epochs: Annotated[int, Field(ge=0), Choices(3, 6)] = 3
-    learning_rate: Annotated[float, Field(gt=0), Range(3e-4, 3e-3, log=True)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0), Range(3e-5, 3e-3, log=True)] = 3e-4
 
     def effect(self, layers: LayerTable, decision: Decision | None = None) -> LayerTable:
         return layers

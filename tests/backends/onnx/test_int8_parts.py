@@ -8,9 +8,9 @@ from onnx import TensorProto, helper, numpy_helper
 from backends.onnx.dense import dense_layers, symmetric
 from backends.onnx.embeddings import embeddings, quantize_embedding
 from backends.onnx.formats import owners
-from backends.onnx.observe import extremes, largest_per_channel, observe
+from backends.onnx.observe import extremes, observe, per_channel
 from backends.onnx.ranges import calibrated_grids, grid
-from backends.onnx.smooth import factors
+from backends.onnx.smooth import factors, noise
 
 
 def test_symmetric_scales_each_index_by_its_largest_number():
@@ -41,6 +41,27 @@ def test_factors_balance_activations_and_weights():
     np.testing.assert_allclose(x[:2] / s[:2], w[:2] * s[:2], rtol=1e-5)  # strength 0.5: equal ranges
     assert s[2] == 1  # a channel that is never on
     np.testing.assert_allclose(factors(x, np.ones(3), 0.0), 1)
+
+
+def test_expected_noise_ranks_scalings_as_rounding_does():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((500, 32)), rng.standard_normal((32, 16))
+    x[:, 0] *= 40
+    channels = per_channel(None, None, x.astype(np.float32))
+
+    def rounded(s):
+        step = np.abs(x / s).max() / 127.5
+        q, scale = symmetric((w * s[:, None]).astype(np.float32), axis=1)
+        return np.square(np.rint(x / s / step) * step @ (q * scale) - x @ w).mean()
+
+    scalings = [
+        np.ones(32),
+        factors(channels.largest, np.abs(w).max(1), 0.5),
+        factors(channels.largest, np.ones(32), 1.0),
+    ]
+    expected, real = ([f(s) for s in scalings] for f in (lambda s: noise(w, channels, s), rounded))
+    assert np.argsort(expected).tolist() == np.argsort(real).tolist()
+    assert real[1] < 0.2 * real[0]
 
 
 def one_layer(kind="Gemm", **attributes):
@@ -79,7 +100,9 @@ def test_observed_statistics_are_those_of_the_activations():
     model = one_layer()
     h = value(model, "h")
     expected = np.maximum(table_of(model), 0)
-    np.testing.assert_allclose(observe(model, [h], BATCHES, largest_per_channel)[h], expected.max(0))
+    channels = observe(model, [h], BATCHES, per_channel)[h]
+    np.testing.assert_allclose(channels.largest, expected.max(0))
+    np.testing.assert_allclose(channels.mean_square, (expected.astype(np.float64) ** 2).mean(0))
     assert observe(model, [h], BATCHES, extremes)[h] == (0.0, pytest.approx(expected.max()))
     assert len(model.graph.outputs) == 1  # left as it was
 
