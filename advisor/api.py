@@ -1,4 +1,4 @@
-"""The three calls of the Python API. Options are the command line's: `recommend(arch="transformer", target="mobile")`."""
+"""The three calls of the Python API, with the command line's options: `recommend(arch="cnn", target="mobile")`."""
 
 from __future__ import annotations
 

@@ -73,13 +73,17 @@ def check_stages(plan: Plan, where: str) -> None:
 def _refuse_code(plan: Plan, where: str) -> None:
     for field, value in (("model", plan.model), ("metric", plan.metric)):
         if is_code(value):
-            raise InputError(f"{where}: {field}", value, "names code that would run", "add --allow-code if you trust it")
+            raise InputError(
+                f"{where}: {field}", value, "names code that would run", "add --allow-code if you trust it"
+            )
 
 
 def is_code(source: str) -> bool:
     """Whether a model or metric source is `package.module:name`, the user's own code."""
     head, colon, name = source.partition(":")
-    return bool(colon) and head != "zoo" and name.isidentifier() and all(part.isidentifier() for part in head.split("."))
+    return (
+        bool(colon) and head != "zoo" and name.isidentifier() and all(part.isidentifier() for part in head.split("."))
+    )
 
 
 def save_plan(plan: Plan, path: Path) -> None:

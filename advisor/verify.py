@@ -8,6 +8,7 @@ from typing import Any
 
 from advisor.execute import Progress, measure, open_pipeline, silent
 from advisor.plans import load_plan
+from advisor.report import read_json, write_run_report
 from knowledge.files import write_text
 from knowledge.values import InputError
 
@@ -17,7 +18,7 @@ def verify_artifact(
 ) -> dict[str, Any]:
     """The JSON of a fresh verification of a run folder, its artifact folder or its ONNX file.
 
-    Writes `verification.json` where the artifact lies in a run folder. Raises InputError without a file or a plan.
+    A run folder's `verification.json`, `run.json` and reports then show it. Raises InputError without a file or a plan.
     """
     file, folder = artifact_file(Path(artifact))
     if plan_file is None:
@@ -31,7 +32,10 @@ def verify_artifact(
     progress(f"measuring against it: {baseline.file_bytes / 1e6:.2f} MB")
     found = measure(plan, pipeline, file).model_dump(mode="json", by_alias=True)
     if (folder / "run.json").exists():
+        run = {**read_json(folder / "run.json"), "verification": found}
         write_text(folder / "verification.json", json.dumps(found, indent=1))
+        write_text(folder / "run.json", json.dumps(run))
+        write_run_report(folder, run)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Stages in order: MODEL stages on the torch model, one export, then GRAPH stages on the file; each result goes to the store.
+"""Stages in order: MODEL stages on the torch model, one export, then GRAPH stages on the file; all results are stored.
 
     source ─► stage ─► stage ─► export ─► stage ─► model.onnx
       key0     key1     key2     key3      key4
@@ -90,7 +90,7 @@ class StageRecord:
 
 
 class Pipeline:
-    """One source with its data, task and workload; runs any number of chains over it and shares what they have in common."""
+    """One source with its data, task and workload; runs chains over it that share what they have in common."""
 
     def __init__(self, source: Source, workload: Workload, seed: int, store: Store) -> None:
         self.source, self.workload, self.seed, self.store = source, workload, seed, store

@@ -3,8 +3,8 @@
     <root>/<key>/record.json      what was decided and measured
                  model.safetensors + structure.json, or model.onnx
 
-Entries are written beside and renamed, so a kill leaves a whole entry or none. The least recently used go first when the
-store outgrows its bound.
+Entries are written beside and renamed, so a kill leaves a whole entry or none. The least recently used go first when
+the store outgrows its bound.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Store:
             yield folder
             folder.chmod(0o755)
             try:
-                os.replace(folder, self.root / key)
+                folder.replace(self.root / key)
             except OSError:  # another process was first: its result is the same
                 if self.entry(key) is None:
                     raise

@@ -1,6 +1,6 @@
 """Planning time: `advisor recommend` as a process, against importing the libraries that it stands on.
 
-    python -m benchmarks.planning [--json]
+python -m benchmarks.planning [--json]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage sharing: stages that a search asked for, divided by stages that it had to execute.
 
-    python -m benchmarks.stage_sharing [--json]
+python -m benchmarks.stage_sharing [--json]
 """
 
 from __future__ import annotations

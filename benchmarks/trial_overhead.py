@@ -1,6 +1,6 @@
 """Trial overhead: the share of a search's trials that is not training, evaluation, export or timing.
 
-    python -m benchmarks.trial_overhead [--json]
+python -m benchmarks.trial_overhead [--json]
 """
 
 from __future__ import annotations

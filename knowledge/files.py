@@ -29,10 +29,12 @@ def replacing(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         if disk_full(error):
-            raise RunFailed(f"{path}: the disk is full; nothing was written there: free some space and run again") from error
+            raise RunFailed(
+                f"{path}: the disk is full; nothing was written there: free some space and run again"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

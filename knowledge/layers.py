@@ -50,11 +50,25 @@ COLUMNS: dict[str, tuple[Any, Any]] = {
     "exported": (np.bool_, True),  # the model's output depends on it; exporters drop what does not
 }
 
-ROLES = (
-    "stem body head token_embedding position_embedding norm "
-    "attention_q attention_k attention_v attention_qkv attention_o "
-    "ffn_up ffn_gate ffn_down router input hidden"
-).split()
+ROLES = [
+    "stem",
+    "body",
+    "head",
+    "token_embedding",
+    "position_embedding",
+    "norm",
+    "attention_q",
+    "attention_k",
+    "attention_v",
+    "attention_qkv",
+    "attention_o",
+    "ffn_up",
+    "ffn_gate",
+    "ffn_down",
+    "router",
+    "input",
+    "hidden",
+]
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,7 @@ class LayerTable:
 
     @property
     def weights(self) -> NDArray[np.int64]:
-        """Weight numbers per row, biases left out: copies × outputs × inputs/groups × kernel, or rank × (both sides)."""
+        """Weight numbers per row, no biases: copies × outputs × inputs/groups × kernel, or rank × (both sides)."""
         fan_in = self.inputs // self.groups * self.kernel
         full = self.outputs * fan_in
         factors = self.rank * (self.outputs + fan_in)
@@ -175,7 +189,7 @@ class LayerTable:
 
     @property
     def row_bytes(self) -> NDArray[np.float64]:
-        """Stored bytes per row: weights, scales, zero points, biases. Zeros are stored densely, as ONNX does."""
+        """Stored bytes per row: weights, scales, zero points, biases. Zeros are stored densely, as in ONNX."""
         bits = self.weights * self.bits + self.scales * (self.scale_bits + self.zero_bits)
         return cast("NDArray[np.float64]", (bits * self.owned + (self.bias + self.buffers) * self.bias_bits) / 8)
 

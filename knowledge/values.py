@@ -220,7 +220,9 @@ class Plan(Value):
     workload: Workload
     budget: Budget
     goal: str = "overall"
-    data: dict[str, str] = Field(default_factory=dict)  # train, calibration, eval: the user's files; empty: the zoo's own
+    data: dict[str, str] = Field(
+        default_factory=dict
+    )  # train, calibration, eval: the user's files; empty: the zoo's own
     metric: str = ""  # module:function; empty: the task's own
     seed: int = 0
     stages: tuple[Stage, ...]

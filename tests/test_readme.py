@@ -110,6 +110,19 @@ def test_the_demo_keeps_the_promise_of_the_readme(transcript):
     assert "Within the budget" in (folder / "demo" / "report.html").read_text()
 
 
+def test_an_artifact_can_be_verified_and_reported_again(transcript):
+    folder, _ = transcript
+    found = json.loads(execute(["advisor", "verify", "again/artifact/model.onnx", "--json"], folder))
+    assert found["schema"] == "advisor.verification/1"
+    run = json.loads((folder / "again" / "run.json").read_text())
+    assert run["verification"] == json.loads((folder / "again" / "verification.json").read_text()) == found
+    page = folder / "demo" / "report.html"
+    page.unlink()
+    written = execute(["advisor", "report", "demo"], folder).split()
+    assert "demo/report.html" in written
+    assert all((folder / name).exists() for name in written)
+
+
 def test_commands_named_in_the_text_exist():
     text = BLOCK.sub("", README.read_text())
     for command in set(re.findall(r"`advisor ([a-z]+)", text)):

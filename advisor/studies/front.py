@@ -35,7 +35,7 @@ def pareto_front(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def score(attributes: dict[str, Any], goal: str) -> tuple[float, ...]:
-    """Larger is better. `overall` is compression × speed-up, S4's efficiency relative to the baseline at equal quality."""
+    """Larger is better. `overall` is compression × speed-up: efficiency relative to the baseline, at equal quality."""
     size, drop = attributes["size_bytes"], attributes["quality_drop"]
     if goal == "size":
         return (-size, attributes["speedup"])
@@ -74,7 +74,15 @@ def trial_rows(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
             "feasible": feasible(trial),
             "excess": dict(trial.constraints),
         }
-        measured = ("size_bytes", "compression", "speedup", "latency_ms", "quality", "quality_drop", "peak_memory_bytes")
+        measured = (
+            "size_bytes",
+            "compression",
+            "speedup",
+            "latency_ms",
+            "quality",
+            "quality_drop",
+            "peak_memory_bytes",
+        )
         row |= {name: attributes.get(name) for name in (*measured, "stopped_at", "seconds", "work_seconds", "same_as")}
         rows.append(row)
     return rows

@@ -123,14 +123,13 @@ class Objective:
         return measured
 
     def _speed(self, record: StageRecord, baseline: StageRecord) -> tuple[Ratio, float]:
-        from backends.onnx.session import open_session
-        from backends.onnx.timing import compare_latency
-        from backends.onnx.workload import session_feed
+        from backends.onnx.timing import compare_files
+        from backends.onnx.workload import workload_feed
 
         workload = self.pipeline.workload
-        first, second = (open_session(self.pipeline.file(r), workload.threads) for r in (baseline, record))
-        feed = session_feed(first, self.pipeline.source.data.search, workload)
-        _, compressed, ratio = compare_latency(first, second, feed, TIMING_ROUNDS)
+        first, second = self.pipeline.file(baseline), self.pipeline.file(record)
+        feed = workload_feed(first, self.pipeline.source.data.search, workload)
+        _, compressed, ratio = compare_files(first, second, feed, workload.threads, TIMING_ROUNDS)
         return ratio, compressed.p50
 
 

@@ -28,8 +28,9 @@ def search(
 ) -> SearchResult:
     """Search the chains that are recommended for `request`, run and verify the best one into the study folder `out`.
 
-    Figures are measured on this machine, whatever the target; the target decides which chains are tried and within which
-    limits. Raises InputError on anything wrong with the request, the model or its data, and where there is no chain to try.
+    Figures are measured on this machine, whatever the target; the target decides which chains are tried and within
+    which limits. Raises InputError on anything wrong with the request, the model or its data, and where there is no
+    chain to try.
     """
     knowledge = load_knowledge(request.knowledge or None)
     advice = advise(request, knowledge)

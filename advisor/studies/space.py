@@ -1,4 +1,4 @@
-"""From a chain to Optuna parameters and back: every searchable field of every stage, under the name it has in `--set`."""
+"""From a chain to Optuna parameters and back: every searchable field of every stage, as `technique.field`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class Trial(Protocol):
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def chain_id(stages: Sequence[Step | Stage]) -> str:
 
 
 def searched(stages: Sequence[Step], layers: LayerTable) -> Iterator[tuple[int, str, str, Range | Choices]]:
-    """(stage number, field, parameter name, space) for everything that can be searched; a repeated technique is numbered."""
+    """(stage number, field, parameter name, space) of all that can be searched; a repeated technique is numbered."""
     seen: dict[str, int] = {}
     for number, stage in enumerate(stages):
         seen[stage.technique] = seen.get(stage.technique, 0) + 1

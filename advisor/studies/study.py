@@ -38,7 +38,7 @@ HAD_THEIR_TURN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.WAITING)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A finished search: its folder, the trials, the best plan and its verified run; no best plan where nothing fits."""
+    """A finished search: folder, trials, best plan and its verified run; no best plan where nothing fits."""
 
     folder: Path
     pareto: dict[str, Any]
@@ -121,7 +121,10 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 # a trial whose process was killed is found out by its silence
                 return optuna.storages.RDBStorage(
-                    url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=3 * HEARTBEAT_SECONDS
+                    url,
+                    engine_kwargs=arguments,
+                    heartbeat_interval=HEARTBEAT_SECONDS,
+                    grace_period=3 * HEARTBEAT_SECONDS,
                 )
         return optuna.storages.get_storage(url)
     except (SQLAlchemyError, ImportError, ValueError, OSError) as error:

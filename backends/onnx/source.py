@@ -26,7 +26,7 @@ class OnnxModel:
 
 
 def described(path: Path, task: str | None) -> OnnxModel:
-    """Read a file's inputs and layers; raises InputError for a corrupt file, an unknown input type or a missing task."""
+    """Read a file's inputs and layers; raises InputError for a corrupt file, unknown input types or a missing task."""
     if not task:
         raise InputError(
             "task", "", f"{path} does not say what it is for", "add --task image-classification (or another)"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from backends.onnx.session import Batch, session_inputs
+from backends.onnx.session import Batch, open_session, session_inputs
 from knowledge.values import Latency, Ratio
 
 WARM_UP_CALLS = 3
 ROUNDS = 30
 MOST_ROUNDS = 300
+OPENINGS = 4
 ENOUGH_SECONDS = 1.0  # of rounds, if the interval is narrow by then
 LONGEST_SECONDS = 12.0  # of rounds, however wide it is
 NARROW = 1.04  # high ÷ low
@@ -38,25 +40,34 @@ class Round:
         return float(np.median(self.first) / np.median(self.second))
 
 
+def compare_files(
+    first: Path, second: Path, feed: Batch, threads: int, rounds: int = ROUNDS
+) -> tuple[Latency, Latency, Ratio]:
+    """Milliseconds per call of both files, and how many times faster the second one is, with its 95 % interval.
+
+    As `compare_latency`, over several openings of both files: where a session's memory and threads come to lie changes
+    its speed by some percent for as long as it lives (small models' by more), so the openings count in the interval.
+    """
+    openings = []
+    for opening in range(OPENINGS):
+        order = (first, second) if opening % 2 == 0 else (second, first)
+        opened = {path: open_session(path, threads) for path in order}
+        other = opened[second] if second != first else open_session(second, threads)
+        share = max(FEWEST_ROUNDS, -(-rounds // OPENINGS))
+        openings.append(_sample(opened[first], other, feed, share, 1 / OPENINGS))
+    return _summary(openings)
+
+
 def compare_latency(
     first: ort.InferenceSession, second: ort.InferenceSession, feed: Batch, rounds: int = ROUNDS
 ) -> tuple[Latency, Latency, Ratio]:
-    """Milliseconds per call of both sessions, and how many times faster the second one is, with its 95 % interval.
+    """The same for two open sessions, without what opening them anew would add to the interval.
 
     The sessions take turns (AB BA AB …), so that drift hits both. Where other processes interrupted some rounds, the
     quieter half counts. The ratio is the median over rounds of the paired ratios, its interval a bootstrap over rounds.
     At least `rounds` rounds, and more until the interval is narrow or 12 seconds are over.
     """
-    calls = _call(first, feed), _call(second, feed)
-    repeats = tuple(max(1, min(MOST_REPEATS, round(SHORTEST_SAMPLE_SECONDS / _warm(call)))) for call in calls)
-    done: list[Round] = []
-    start = time.perf_counter()
-    while not _enough(done, time.perf_counter() - start, rounds):
-        done.append(_round(calls, repeats, swapped=len(done) % 2 == 1))
-    used = quiet_rounds(done)
-    firsts = [s for r in used for s in r.first]
-    seconds = [s for r in used for s in r.second]
-    return _latency(firsts), _latency(seconds), ratio_of(used)
+    return _summary([_sample(first, second, feed, rounds, 1.0)])
 
 
 def quiet_rounds(rounds: list[Round]) -> list[Round]:
@@ -65,13 +76,36 @@ def quiet_rounds(rounds: list[Round]) -> list[Round]:
     return [r for r in rounds if r.interruptions <= limit]
 
 
-def ratio_of(rounds: list[Round]) -> Ratio:
-    """Median of the rounds' ratios with a bootstrapped 95 % interval."""
-    ratios = np.array([r.ratio for r in rounds])
+def ratio_of(openings: Sequence[Sequence[Round]]) -> Ratio:
+    """Median of the rounds' ratios; the 95 % interval draws openings, and rounds within each, anew."""
+    groups = [np.array([r.ratio for r in rounds]) for rounds in openings]
     rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(ratios), (RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
-    return Ratio(value=float(np.median(ratios)), low=float(low), high=float(high))
+    medians = []
+    for _ in range(RESAMPLES):
+        chosen = rng.integers(0, len(groups), len(groups))
+        medians.append(np.median(np.concatenate([rng.choice(groups[i], len(groups[i])) for i in chosen])))
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return Ratio(value=float(np.median(np.concatenate(groups))), low=float(low), high=float(high))
+
+
+def _summary(openings: Sequence[Sequence[Round]]) -> tuple[Latency, Latency, Ratio]:
+    used = [r for rounds in openings for r in rounds]
+    firsts = [s for r in used for s in r.first]
+    seconds = [s for r in used for s in r.second]
+    return _latency(firsts), _latency(seconds), ratio_of(openings)
+
+
+def _sample(
+    first: ort.InferenceSession, second: ort.InferenceSession, feed: Batch, rounds: int, share: float
+) -> list[Round]:
+    """The rounds of two sessions that count; `share` of the seconds that a comparison may take."""
+    calls = _call(first, feed), _call(second, feed)
+    repeats = tuple(max(1, min(MOST_REPEATS, round(SHORTEST_SAMPLE_SECONDS / _warm(call)))) for call in calls)
+    done: list[Round] = []
+    start = time.perf_counter()
+    while not _enough(done, (time.perf_counter() - start) / share, rounds):
+        done.append(_round(calls, repeats, swapped=len(done) % 2 == 1))
+    return quiet_rounds(done)
 
 
 def _enough(done: list[Round], seconds: float, rounds: int) -> bool:
@@ -79,9 +113,9 @@ def _enough(done: list[Round], seconds: float, rounds: int) -> bool:
         return False
     if len(done) >= max(rounds, MOST_ROUNDS) or seconds > LONGEST_SECONDS:
         return True
-    if seconds < ENOUGH_SECONDS or len(done) % 10:  # the interval costs a millisecond: look at it now and then
+    if seconds < ENOUGH_SECONDS or len(done) % 10:  # the interval costs some milliseconds: look at it now and then
         return False
-    found = ratio_of(quiet_rounds(done))
+    found = ratio_of([quiet_rounds(done)])
     return found.high <= NARROW * found.low
 
 

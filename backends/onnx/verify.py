@@ -14,7 +14,7 @@ from backends.onnx.explain import Case, explanations
 from backends.onnx.facts import file_facts
 from backends.onnx.memory import peak_memory_bytes
 from backends.onnx.session import Batch, Predict, open_session, session_predictor
-from backends.onnx.timing import ROUNDS, compare_latency
+from backends.onnx.timing import ROUNDS, compare_files
 from backends.onnx.verification import Parity, Verification, efficiency, judge
 from backends.onnx.workload import session_feed
 from knowledge.values import Budget, Latency, Measurement, Quality, Workload
@@ -46,7 +46,7 @@ def verify(
     """
     first, second = (open_session(path, workload.threads) for path in (baseline, compressed))
     feed = session_feed(first, split, workload)
-    latencies = compare_latency(first, second, feed, rounds)
+    latencies = compare_files(baseline, compressed, feed, workload.threads, rounds)
     recorders = Recorder(session_predictor(first)), Recorder(session_predictor(second))
     qualities = [task.evaluate(predict, split, reference) for predict in recorders]
     before, after = (

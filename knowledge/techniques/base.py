@@ -1,4 +1,4 @@
-"""A technique is declared once: its class is plan schema, search space, defaults, documentation and place in the graph."""
+"""A technique is declared once: its class is schema, search space, defaults, documentation and place in a chain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Level(StrEnum):
 
 
 class Phase(IntEnum):
-    """Where in a chain a technique stands. A chain's phases never decrease; RECOVER may follow any lossy MODEL stage."""
+    """Where in a chain a technique stands. Phases never decrease; recovery may follow any lossy MODEL stage."""
 
     DISTILL = 10
     RESHAPE = 20
@@ -121,7 +121,7 @@ class Technique(BaseModel):
         return "a layer of a kind it knows"
 
     def strength(self) -> float:
-        """How hard these parameters compress, on the technique's own scale: 0 changes nothing, more loses more quality."""
+        """How hard these parameters compress, on the technique's own scale: 0 changes nothing, more loses more."""
         return float(getattr(self, self.dial)) if self.dial else 1.0
 
     def touches(self, layers: LayerTable) -> BoolColumn:

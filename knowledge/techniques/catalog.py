@@ -43,7 +43,7 @@ def technique_class(name: str, field: str = "technique") -> type[Technique]:
 
 
 def build(stage: Stage, field: str = "stages") -> Technique:
-    """A stage's technique with its parameters checked; raises InputError naming the parameter, its value and what is allowed."""
+    """A stage's technique, its parameters checked; raises InputError naming parameter, value and what is allowed."""
     cls = technique_class(stage.technique, f"{field}.technique")
     try:
         return cls.model_validate(stage.params)

@@ -17,8 +17,8 @@ class Distill(Technique):
     """Train a student with `compression` times fewer parameters on the original model's softened outputs.
 
     Loss: alpha · T² · KL(teacher‖student at temperature T) + (1 − alpha) · the task's own loss, averaged over
-    unmasked positions (arXiv:1503.02531, section 2). The student's dimensions are solved on the exact parameter count and
-    it starts from the teacher's weights where shapes allow. Embedding models match the teacher's vectors instead.
+    unmasked positions (arXiv:1503.02531, section 2). The student's dimensions are solved on the exact parameter count,
+    and it starts from the teacher's weights where shapes allow. Embedding models match the teacher's vectors instead.
     """
 
     id: ClassVar[str] = "distill"

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from knowledge.layers import BoolColumn, LayerTable
-from knowledge.techniques.base import Choices, Family, Level, Phase, Range, Technique
+from knowledge.techniques.base import Family, Level, Phase, Range, Technique
 from knowledge.values import Decision
 
 FACTORED_ROLES = (
-    "attention_q", "attention_k", "attention_v", "attention_qkv", "attention_o", "ffn_up", "ffn_gate", "ffn_down", "body",
-)  # fmt: skip
+    *("attention_q", "attention_k", "attention_v", "attention_qkv", "attention_o"),
+    *("ffn_up", "ffn_gate", "ffn_down", "body"),
+)
 
 
 def break_even_rank(outputs: NDArray[np.int64], inputs: NDArray[np.int64]) -> NDArray[np.float64]:

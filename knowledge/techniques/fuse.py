@@ -10,7 +10,7 @@ from knowledge.values import Decision
 
 
 class GraphFusion(Technique):
-    """Merge operators that the runtime can execute as one, without changing a weight; kept only where it measures faster."""
+    """Merge operators that the runtime can execute as one, without changing a weight; kept only where it is faster."""
 
     id: ClassVar[str] = "graph_fusion"
     family: ClassVar[Family] = Family.FUSE

@@ -47,7 +47,7 @@ class Int8(Quantization):
 
 
 class Fp16(Quantization):
-    """Store and compute in half precision: half the bytes; faster only where the target has half-precision arithmetic."""
+    """Store and compute in half precision: half the bytes, and faster only where the target computes in it."""
 
     id: ClassVar[str] = "fp16"
     paper: ClassVar[str] = "arXiv:1710.03740"
@@ -98,7 +98,9 @@ class Int8Static(Int8):
 
     calibration: Annotated[Literal["minmax", "percentile"], Choices("minmax", "percentile")] = "minmax"
     embeddings: Annotated[bool, Choices(True, False)] = True
-    smooth: Annotated[float, Field(ge=0, lt=1), Range(0.0, 0.9, step=0.1)] = 0.0  # as in int8_dynamic; dense layers only
+    smooth: Annotated[float, Field(ge=0, lt=1), Range(0.0, 0.9, step=0.1)] = (
+        0.0  # as in int8_dynamic; dense layers only
+    )
 
     def touches(self, layers: LayerTable) -> BoolColumn:
         chosen = np.isin(layers.kind, ("linear", "conv"))

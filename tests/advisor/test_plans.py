@@ -19,7 +19,9 @@ def written(tmp_path, raw):
 
 
 def raw_plan(**changes):
-    data = plan(Stage(technique="magnitude", params={"ratio": 0.5})).model_dump(mode="json", by_alias=True, exclude_none=True)
+    data = plan(Stage(technique="magnitude", params={"ratio": 0.5})).model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
     return data | changes
 
 
@@ -41,8 +43,16 @@ def test_a_plan_reads_back_as_it_was_written(tmp_path):
         ({"stages": [{"technique": "magnitud"}]}, "technique", "did you mean magnitude"),
         ({"stages": [{"technique": "magnitude", "params": {"ratio": 1.5}}]}, "magnitude.ratio", "less than 1"),
         ({"stages": [{"technique": "magnitude", "params": {"ration": 0.5}}]}, "magnitude.ration", "did you mean ratio"),
-        ({"budget": {"max_drop": {"amount": -1, "unit": "pp"}}}, "budget.max_drop.amount", "greater than or equal to 0"),
-        ({"stages": [{"technique": "int8_static"}, {"technique": "channels"}]}, "stages[1]", "move it before int8_static"),
+        (
+            {"budget": {"max_drop": {"amount": -1, "unit": "pp"}}},
+            "budget.max_drop.amount",
+            "greater than or equal to 0",
+        ),
+        (
+            {"stages": [{"technique": "int8_static"}, {"technique": "channels"}]},
+            "stages[1]",
+            "move it before int8_static",
+        ),
         ({"stages": [{"technique": "svd"}, {"technique": "layer_drop"}]}, "stages[1]", "move it before svd"),
         ({"stages": [{"technique": "finetune"}]}, "stages[0]", "nothing to recover from"),
     ],

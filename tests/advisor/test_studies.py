@@ -61,7 +61,12 @@ def trial(number, size, speed, drop, allowed=2.0, state=optuna.trial.TrialState.
     made = optuna.trial.create_trial(
         state=state,
         values=[size, speed] if state is optuna.trial.TrialState.COMPLETE else None,
-        user_attrs={"size_bytes": size, "speedup": speed, "quality_drop": drop, "stages": [{"technique": "fp16", "params": {}}]},
+        user_attrs={
+            "size_bytes": size,
+            "speedup": speed,
+            "quality_drop": drop,
+            "stages": [{"technique": "fp16", "params": {}}],
+        },
         system_attrs={},
     )
     made.number = number

@@ -22,9 +22,14 @@ def test_an_entry_is_found_again_and_is_whole(tmp_path):
 
 def test_a_failed_write_leaves_nothing(tmp_path):
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError, match="half-way"), store.writing("a") as folder:
-        (folder / "data").write_bytes(b"x")
-        raise RuntimeError("half-way")
+
+    def fail():
+        with store.writing("a") as folder:
+            (folder / "data").write_bytes(b"x")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fail()
     assert store.entry("a") is None
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".partial")] == []
 

@@ -14,7 +14,7 @@ from backends.onnx.explain import RULES, Case, explanations
 from backends.onnx.facts import Facts, file_facts
 from backends.onnx.memory import peak_memory_bytes
 from backends.onnx.session import open_session
-from backends.onnx.timing import Round, compare_latency, quiet_rounds, ratio_of
+from backends.onnx.timing import Round, compare_files, compare_latency, quiet_rounds, ratio_of
 from backends.onnx.verification import Verification, efficiency, judge, loss
 from backends.onnx.verify import Recorder, download_bytes, parity, verify
 from backends.onnx.workload import session_feed, workload_feed
@@ -48,7 +48,7 @@ def test_a_larger_model_measures_slower(exported):
 def test_the_same_file_twice_is_about_as_fast(exported):
     found = exported("cnn")
     feed = session_feed(open_session(found.path, 1), found.split, Workload(batch=8))
-    _, _, ratio = compare_latency(open_session(found.path, 1), open_session(found.path, 1), feed)
+    _, _, ratio = compare_files(found.path, found.path, feed, 1)
     assert 0.7 < ratio.value < 1.4
 
 
@@ -56,14 +56,16 @@ def test_interrupted_rounds_do_not_count():
     quiet = [Round([2.0], [1.0], 0) for _ in range(6)]
     noisy = [Round([90.0], [1.0], 40) for _ in range(5)]
     assert quiet_rounds(quiet + noisy) == quiet
-    assert ratio_of(quiet_rounds(quiet + noisy)) == Ratio(value=2, low=2, high=2)
+    assert ratio_of([quiet_rounds(quiet + noisy)]) == Ratio(value=2, low=2, high=2)
 
 
 def test_the_interval_covers_the_spread():
     rng = np.random.default_rng(1)
-    found = ratio_of([Round([2 * s], [1.0], 0) for s in rng.lognormal(0, 0.2, 100)])
+    found = ratio_of([[Round([2 * s], [1.0], 0) for s in rng.lognormal(0, 0.2, 100)]])
     assert found.low < 2 < found.high
     assert found.high / found.low < 1.2
+    lucky, unlucky = ([Round([ratio], [1.0], 0)] * 20 for ratio in (1.0, 1.5))  # how a session came to lie
+    assert ratio_of([lucky, unlucky, lucky]).high == 1.5
 
 
 def test_memory_of_a_fresh_process_grows_with_the_weights(exported):
@@ -89,7 +91,7 @@ def test_feeds_have_the_workload_s_shape(exported):
 
 def test_a_fusion_that_is_not_faster_leaves_the_file_as_it_is(exported, tmp_path, monkeypatch):
     found = exported("llama")
-    monkeypatch.setattr(fusion, "compare_latency", lambda *a: (None, None, Ratio(value=1.2, low=0.99, high=1.4)))
+    monkeypatch.setattr(fusion, "compare_files", lambda *a: (None, None, Ratio(value=1.2, low=0.99, high=1.4)))
     decision = fusion.apply(GraphFusion(), found.path, tmp_path / "out.onnx", found.context)
     assert not decision.kept
     assert (tmp_path / "out.onnx").read_bytes() == found.path.read_bytes()
@@ -98,7 +100,7 @@ def test_a_fusion_that_is_not_faster_leaves_the_file_as_it_is(exported, tmp_path
 
 def test_a_faster_fusion_is_kept_and_gives_the_same_numbers(exported, outputs, tmp_path, monkeypatch):
     found = exported("llama")
-    monkeypatch.setattr(fusion, "compare_latency", lambda *a: (None, None, Ratio(value=1.2, low=1.1, high=1.4)))
+    monkeypatch.setattr(fusion, "compare_files", lambda *a: (None, None, Ratio(value=1.2, low=1.1, high=1.4)))
     out = tmp_path / "out.onnx"
     assert fusion.apply(GraphFusion(), found.path, out, found.context).kept
     assert out.read_bytes() != found.path.read_bytes()
