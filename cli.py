@@ -99,9 +99,8 @@ def search(
     Example:
       advisor search zoo:digits-cnn --max-drop 2pp --trials 12 --out study
     """
-    from advisor.studies.search import search as searched
-
     from advisor.show.runs import show_search
+    from advisor.studies.search import search as searched
     from advisor.units import parse_seconds
 
     seconds = parse_seconds("time-budget", time_budget) if time_budget else None

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.plans import save_plan, techniques
+from advisor.plans import load_plan, save_plan, techniques
 from knowledge.files import write_text
-from knowledge.values import Plan
+from knowledge.values import InputError, Plan
 
 if TYPE_CHECKING:
     from backends.onnx.verification import Verification
-    from backends.runner import Pipeline, StageRecord
+    from backends.records import StageRecord
+    from backends.runner import Pipeline
     from backends.store import Store
 
 RUN_SCHEMA = "advisor.run/1"
+RESULTS = ("run.json", "verification.json", "report.html", "report.md")
+LINKED_BYTES = 64 * 2**20  # smaller files of a stage are copied into the run folder
 Progress = Callable[[str], None]
 
 
@@ -59,14 +62,13 @@ def run_plan(
     wrong with model or data, RunFailed where a stage could not be carried out.
     """
     from advisor.report.layers import layer_rows
-    from backends.runner import EXPORT
+    from backends.records import EXPORT
 
     chain = techniques(plan)
     pipeline = pipeline or open_pipeline(plan, store)  # a bad model or bad data leave no folder behind
     baseline = pipeline.baseline
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    save_plan(plan, out / "plan.yaml")
+    begin(plan, out)
     progress(f"baseline: {baseline.file_bytes / 1e6:.2f} MB, {_quality(baseline)}")
     records: list[StageRecord] = []
     for record in pipeline.run(chain):
@@ -77,7 +79,6 @@ def run_plan(
         where = "from the store" if record.reused else f"{record.seconds:.1f} s"
         progress(f"{record.technique}: {_quality(record)} ({where})")
     progress("verifying on the untouched split")
-    _ship(pipeline, records[-1], out / "artifact")
     verification = measure(plan, pipeline, pipeline.file(records[-1]))
     run = {
         "schema": RUN_SCHEMA,
@@ -90,6 +91,8 @@ def run_plan(
         "recommendation": recommendation,
         "layers": layer_rows(baseline.layers, records[-1].layers),
     }
+    clear_results(out)  # none of an earlier run stands beside this artifact
+    _ship(pipeline, records, out / "artifact")
     write_text(out / "verification.json", json.dumps(run["verification"], indent=1))
     write_text(out / "run.json", json.dumps(run))
     _report(out, run)
@@ -116,25 +119,60 @@ def _quality(record: StageRecord) -> str:
     return f"{record.quality.metric} {record.quality.value:.4f}"
 
 
+def begin(plan: Plan, out: Path) -> None:
+    """Make the run folder, or take up the one that is there; what a run of another plan left in it is removed.
+
+    Results go before the plan that they belong to is replaced: at no time does a plan stand beside another's results.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "plan.yaml"
+    if file.exists() and _plan_in(file) != plan:
+        clear_results(out)
+        for folder in ("artifact", "stages"):
+            if (out / folder).exists():
+                shutil.rmtree(out / folder)
+    save_plan(plan, file)
+
+
+def clear_results(out: Path) -> None:
+    """Remove what a finished run says of itself; `run.json` first, because it marks the run as finished."""
+    for name in RESULTS:
+        (out / name).unlink(missing_ok=True)
+
+
+def _plan_in(file: Path) -> Plan | None:
+    """The plan that a run folder was made for; None where it cannot be read."""
+    try:
+        return load_plan(file, allow_code=True)  # read, not run
+    except InputError:
+        return None
+
+
 def _keep_stage(folder: Path, target: Path) -> None:
-    """The stage's checkpoint in the run folder; hard links, where the file system has them, cost no space."""
+    """The stage's checkpoint in the run folder: copies, or links to large files, which are then read-only."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for file in sorted(folder.iterdir()):
-        try:
-            os.link(file, target / file.name)
-        except OSError:
-            shutil.copyfile(file, target / file.name)
+        kept = target / file.name
+        if file.stat().st_size >= LINKED_BYTES:
+            try:
+                os.link(file, kept)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(file, kept)
+            else:
+                kept.chmod(0o444)  # the store's file is the same one
+        else:
+            shutil.copyfile(file, kept)
 
 
-def _ship(pipeline: Pipeline, record: StageRecord, target: Path) -> None:
+def _ship(pipeline: Pipeline, records: Sequence[StageRecord], target: Path) -> None:
     """The artifact folder: the file, and the tokenizer and configuration that belong to it."""
     from knowledge.files import replacing
 
     target.mkdir(parents=True, exist_ok=True)
     with replacing(target / "model.onnx") as temporary:
-        shutil.copyfile(pipeline.file(record), temporary)
-    model = pipeline.source.model
+        shutil.copyfile(pipeline.file(records[-1]), temporary)
+    model = pipeline.model(records)
     if model is not None and model.tokenizer is not None:
         model.tokenizer.save_pretrained(str(target))
     config = getattr(model.module, "config", None) if model is not None else None

@@ -8,19 +8,12 @@ from typing import Any, cast, get_args
 
 from advisor.hf_files import number
 from knowledge.layers import Family, ModelInfo
+from knowledge.tasks import task_of_classes
 from knowledge.values import InputError
 
 Config = Mapping[str, Any]
 
 TASKS = ("causal-lm", "text-classification", "image-classification", "embedding")
-_SUFFIXES = {  # of the class that a configuration names
-    "ForCausalLM": "causal-lm",
-    "LMHeadModel": "causal-lm",
-    "ForSequenceClassification": "text-classification",
-    "ForImageClassification": "image-classification",
-    "ForMaskedLM": "embedding",
-    "Model": "embedding",
-}
 _SUBFAMILIES = {"causal-lm": "decoder", "image-classification": "vision-transformer"}
 CONVOLUTIONAL = {
     "resnet", "convnext", "convnextv2", "mobilenet_v1", "mobilenet_v2", "efficientnet", "regnet", "bit", "poolformer",
@@ -38,10 +31,9 @@ def task_of(config: Config, source: str) -> str:
     """Task of the class that the configuration names; raises InputError asking for --task when it tells none."""
     named = config.get("architectures")
     named = [n for n in named if isinstance(n, str)] if isinstance(named, list) else []
-    for name in named:
-        for suffix, task in _SUFFIXES.items():
-            if name.endswith(suffix):
-                return task
+    task = task_of_classes(named)
+    if task is not None:
+        return task
     what = ", ".join(named) or "no architecture"
     raise InputError(
         "task", source, f"config.json names {what}, which tells no known task", f"add --task {' | '.join(TASKS)}"

@@ -18,6 +18,7 @@ from transformers.utils import logging as library_logging
 from backends.models import FAST_EXPERTS, InputSpec, LoadedModel, Output
 from backends.recognize import expert_count, family, subfamily
 from knowledge.layers import ModelInfo
+from knowledge.tasks import task_of_classes
 from knowledge.values import InputError
 
 AUTO = {
@@ -25,14 +26,6 @@ AUTO = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
     "embedding": "AutoModel",
-}
-SUFFIXES = {  # of the class that a configuration names
-    "ForCausalLM": "causal-lm",
-    "LMHeadModel": "causal-lm",
-    "ForSequenceClassification": "text-classification",
-    "ForImageClassification": "image-classification",
-    "ForMaskedLM": "embedding",
-    "Model": "embedding",
 }
 UNTRAINED = ("pooler.",)  # parts that a checkpoint may lack because nothing we compute uses them
 TEXT = tuple(InputSpec(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask"))
@@ -111,10 +104,9 @@ def check_weights(folder: Path) -> None:
 
 def task_of(config: Any, folder: Path) -> str:
     """Task of the class that the configuration names; raises InputError asking for --task when it tells none."""
-    for name in getattr(config, "architectures", None) or ():
-        for suffix, task in SUFFIXES.items():
-            if name.endswith(suffix) and not getattr(config, "is_encoder_decoder", False):
-                return task
+    task = task_of_classes(getattr(config, "architectures", None) or ())
+    if task is not None and not getattr(config, "is_encoder_decoder", False):
+        return task
     named = ", ".join(getattr(config, "architectures", None) or ()) or "no architecture"
     problem = f"config.json names {named}, which tells no known task"
     raise InputError("task", folder, problem, f"add --task ({', '.join(AUTO)})")

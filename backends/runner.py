@@ -13,7 +13,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -29,64 +28,18 @@ from backends.onnx.export import export
 from backends.onnx.session import open_session, session_predictor
 from backends.onnx.weights import weight_bytes
 from backends.profile import profile
+from backends.records import EXPORT, StageRecord, size_mismatch, table_mismatch
 from backends.sources import Source, open_source
 from backends.store import RECORD, Store, code_version, digest
 from backends.structure import load_checkpoint
 from backends.structure import save as save_checkpoint
 from backends.tasks import Task, reference_outputs
 from knowledge.deploy import deployed
-from knowledge.layers import LayerTable, table_from_json, table_to_json
+from knowledge.layers import LayerTable, table_from_json
 from knowledge.techniques.base import Level, Need, Technique
-from knowledge.techniques.catalog import CATALOG
 from knowledge.values import Decision, Quality, Refusal, Workload
 
 MODEL_FILE = "model.onnx"
-EXPORT = "export"
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """What one stage did: its decision, the model after it as numbers, quality on the search split, time and memory."""
-
-    key: str
-    technique: str  # a technique id, or "export"
-    params: dict[str, Any]
-    decision: Decision
-    layers: LayerTable = field(repr=False)
-    seconds: float  # of the technique itself
-    total_seconds: float  # with profile, quality and saving
-    peak_memory_bytes: int
-    quality: Quality
-    file_bytes: int = 0  # of model.onnx, after the export
-    warnings: tuple[Refusal, ...] = ()
-    reused: bool = False
-
-    @property
-    def family(self) -> str:
-        return CATALOG[self.technique].family.value if self.technique in CATALOG else EXPORT
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "technique": self.technique,
-            "params": self.params,
-            "decision": self.decision.model_dump(mode="json"),
-            "layers": table_to_json(self.layers),
-            "seconds": self.seconds,
-            "total_seconds": self.total_seconds,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "quality": self.quality.model_dump(mode="json"),
-            "file_bytes": self.file_bytes,
-            "warnings": [w.model_dump(mode="json") for w in self.warnings],
-        }
-
-    @classmethod
-    def from_json(cls, key: str, data: dict[str, Any]) -> StageRecord:
-        values = dict(data)
-        values["decision"] = Decision.model_validate(data["decision"])
-        values["layers"] = table_from_json(data["layers"])
-        values["quality"] = Quality.model_validate(data["quality"])
-        values["warnings"] = tuple(Refusal.model_validate(w) for w in data["warnings"])
-        return cls(key=key, reused=True, **values)
 
 
 class Pipeline:
@@ -165,6 +118,14 @@ class Pipeline:
             raise KeyError(record.key)
         return folder
 
+    def model(self, records: Sequence[StageRecord]) -> LoadedModel | None:
+        """The torch model that a finished chain exported; the source's own where no stage changed its structure.
+
+        None for an ONNX file. The result is the pipeline's: leave it as it is.
+        """
+        surgeries = [r for r in records if r.decision.student or r.decision.dropped_blocks or r.decision.shapes]
+        return self._model(surgeries[-1].key) if surgeries else self.source.model
+
     @cached_property
     def baseline(self) -> StageRecord:
         """The uncompressed model's ONNX file."""
@@ -227,7 +188,7 @@ class Pipeline:
             decision = self._execute(technique, source / MODEL_FILE, target, self._context(layers))
             seconds = time.perf_counter() - started
             after = technique.effect(layers, decision)
-            warnings = _size_mismatch(technique, after.stored_bytes, weight_bytes(target))
+            warnings = size_mismatch(technique, after.stored_bytes, weight_bytes(target))
             params = technique.model_dump(mode="json")
             quality = self._file_quality(target)
             self._write(folder, technique.id, params, decision, after, (started, seconds), memory, quality, warnings)
@@ -243,7 +204,7 @@ class Pipeline:
             changed, decision = self._execute(technique, private, self._context(layers))
             seconds = time.perf_counter() - started
             after = profile(changed, self.workload)
-            warnings = _table_mismatch(technique, technique.effect(layers, decision), after)
+            warnings = table_mismatch(technique, technique.effect(layers, decision), after)
             quality = self.task.evaluate(predictor(changed), self.source.data.search, self.search_reference)
             save_checkpoint(changed, folder)
             params = technique.model_dump(mode="json")
@@ -300,27 +261,3 @@ class Pipeline:
             "", technique, params, decision, layers, seconds, total, memory.bytes, quality, size, warnings
         )  # fmt: skip
         (folder / RECORD).write_text(json.dumps(record.to_json()))
-
-
-def _table_mismatch(technique: Technique, expected: LayerTable, real: LayerTable) -> tuple[Refusal, ...]:
-    """A warning where a technique did something else than its decision says."""
-    if (expected.parameters, expected.macs) == (real.parameters, real.macs):
-        return ()
-    observed = f"{real.parameters} parameters and {real.macs} MACs"
-    return (_mismatch(technique, observed, f"{expected.parameters} parameters and {expected.macs} MACs"),)
-
-
-def _size_mismatch(technique: Technique, expected_bytes: int, real_bytes: int) -> tuple[Refusal, ...]:
-    if abs(expected_bytes - real_bytes) <= 0.01 * real_bytes:
-        return ()
-    return (_mismatch(technique, f"{real_bytes} bytes of weights in the file", f"{expected_bytes} bytes"),)
-
-
-def _mismatch(technique: Technique, observed: str, expected: str) -> Refusal:
-    return Refusal(
-        technique=technique.id,
-        rule="effect-differs",
-        observed=observed,
-        required=f"{expected}, by the stage's own decision",
-        remedy="the stage did not do what it reports: please report this with the plan",
-    )

@@ -29,6 +29,7 @@ RECORD = "record.json"
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "numpy")
 DEFAULT_BOUND_BYTES = 8 * 2**30
 ABANDONED_SECONDS = 24 * 3600
+IN_USE_SECONDS = 3600  # a run may come back to what it used this recently
 
 
 def cache_folder() -> Path:
@@ -66,15 +67,21 @@ class Store:
     def entry(self, key: str) -> Path | None:
         """Folder of a finished result, marked as used; None where there is none."""
         folder = self.root / key
-        if not (folder / RECORD).exists():
+        try:
+            if not (folder / RECORD).exists():
+                return None
+            os.utime(folder)  # an entry in use is not evicted
+        except FileNotFoundError:  # another process evicted it this moment
             return None
-        os.utime(folder)
         return folder
 
     def record(self, key: str) -> dict[str, Any] | None:
         """The JSON of a finished result."""
         folder = self.entry(key)
-        return None if folder is None else json.loads((folder / RECORD).read_text())
+        if folder is None:
+            return None
+        found: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        return found
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -101,16 +108,19 @@ class Store:
         self.evict(keep=key)
 
     def evict(self, keep: str = "") -> None:
-        """Remove the least recently used entries until the store is within its bound."""
-        for partial in self.root.glob(".partial-*"):  # left by a kill
-            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(partial, ignore_errors=True)
-        entries = [p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in entries}
-        total = sum(sizes.values())
-        for folder in sorted(entries, key=lambda p: p.stat().st_mtime):
-            if total <= self.bound_bytes:
-                return
-            if folder.name != keep:
-                shutil.rmtree(folder, ignore_errors=True)
-                total -= sizes[folder]
+        """Remove the least recently used entries until the store is within its bound; what is in use stays."""
+        with self.lock("evict"):
+            now = time.time()
+            for partial in self.root.glob(".partial-*"):  # left by a kill
+                if now - partial.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(partial, ignore_errors=True)
+            entries = [p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+            sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in entries}
+            used = {p: p.stat().st_mtime for p in entries}
+            total = sum(sizes.values())
+            for folder in sorted(entries, key=used.__getitem__):
+                if total <= self.bound_bytes or now - used[folder] < IN_USE_SECONDS:
+                    return
+                if folder.name != keep:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    total -= sizes[folder]

@@ -14,7 +14,7 @@ from backends.data import Split, trimmed
 from backends.losses import learnable, objective
 from backends.models import LoadedModel
 from backends.tasks import Task
-from knowledge.values import CurvePoint, InputError, RunFailed
+from knowledge.values import CurvePoint, Diverged, InputError
 
 CURVE_POINTS = 200
 TEACHER_CACHE_BYTES = 256 * 2**20
@@ -119,7 +119,7 @@ def train(
 
     AdamW (arXiv:1711.05101), a one-cycle schedule (arXiv:1708.07120), gradients clipped to norm 1. With a teacher the
     loss is alpha · soft + (1 − alpha) · hard. Dropout stays off: a compressed model underfits before it overfits.
-    Raises RunFailed when the loss or a weight is no longer finite, InputError when there is nothing to learn from.
+    Raises Diverged when the loss or a weight is no longer finite, InputError when there is nothing to learn from.
     """
     if len(split) == 0:
         raise InputError("train-data", "", "no samples to train on", "give data, or --training none")
@@ -209,8 +209,8 @@ def _length(split: Split) -> int:
     return max((v.shape[1] for v in split.inputs.values() if v.ndim >= 2), default=1)
 
 
-def _diverged(step: int, total: int, learning_rate: float) -> RunFailed:
-    return RunFailed(
+def _diverged(step: int, total: int, learning_rate: float) -> Diverged:
+    return Diverged(
         f"training diverged at step {step} of {total}: the loss is not finite; the stages before this one are kept: "
         f"try a learning rate below {learning_rate / 3:.1g}, or a gentler stage before it"
     )

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from knowledge.values import RunFailed
+from knowledge.values import DiskFull
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
 
-    Raises RunFailed when the disk is full, naming the file that was kept as it was.
+    Raises DiskFull when the disk is full, naming the file that was kept as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if disk_full(error):
-            raise RunFailed(
+            raise DiskFull(
                 f"{path}: the disk is full; nothing was written there: free some space and run again"
             ) from error
         raise

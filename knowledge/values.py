@@ -35,6 +35,10 @@ class Diverged(RunFailed):
     """Training left the finite numbers: this stage's parameters are at fault, others may work."""
 
 
+class DiskFull(RunFailed):
+    """There is no room to write a result; what was finished is kept."""
+
+
 class Refusal(Value):
     """A no, as a value: which technique, by which rule, what was seen, what was needed, what would help."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ class Shell(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         extra.pop("standalone_mode", None)
+        gc.set_threshold(50_000)  # imports allocate much and free nothing: looking for garbage only costs time
         if not os.environ.get("ADVISOR_DEBUG"):
             warnings.simplefilter("ignore")  # of libraries about themselves; ours are results and are printed
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
@@ -51,6 +53,7 @@ class Shell(click.Group):
             if os.environ.get("ADVISOR_DEBUG"):
                 traceback.print_exc()
             code = _say(FAILED, f"{type(error).__name__}: {error} ({REPORT_HERE})")
+        gc.freeze()  # the process ends: searching all of it for garbage once more would be a tenth of a short command
         sys.exit(code or OK)
 
 

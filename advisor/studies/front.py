@@ -55,9 +55,13 @@ def best_trial(trials: Iterable[FrozenTrial], goal: str) -> FrozenTrial | None:
 
 
 def nearest_miss(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Where nothing fits: the trial that misses its limits by the smallest sum of shares."""
+    """Where nothing fits: the trial that misses its limits by the smallest sum of shares.
+
+    A trial that was stopped early knows only the quality that it lost; it counts where no trial was measured.
+    """
     tried = [t for t in trials if t.constraints]
-    return min(tried, key=lambda t: sum(max(0.0, v) for v in t.constraints.values()), default=None)
+    measured = [t for t in tried if "size_bytes" in t.user_attrs]
+    return min(measured or tried, key=lambda t: sum(max(0.0, v) for v in t.constraints.values()), default=None)
 
 
 def trial_rows(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
@@ -83,6 +87,9 @@ def trial_rows(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
             "quality_drop",
             "peak_memory_bytes",
         )
-        row |= {name: attributes.get(name) for name in (*measured, "stopped_at", "seconds", "work_seconds", "same_as")}
+        row |= {
+            name: attributes.get(name)
+            for name in (*measured, "stopped_at", "seconds", "work_seconds", "same_as", "failed")
+        }
         rows.append(row)
     return rows

@@ -12,10 +12,11 @@ import optuna
 from advisor.studies.space import Step, chain_id, suggest
 from knowledge.techniques.base import Need
 from knowledge.techniques.catalog import build
-from knowledge.values import Budget, Ratio, Stage
+from knowledge.values import Budget, DiskFull, InputError, Ratio, RunFailed, Stage
 
 if TYPE_CHECKING:
-    from backends.runner import Pipeline, StageRecord
+    from backends.records import StageRecord
+    from backends.runner import Pipeline
 
 # goal -> (attribute, direction) of each objective
 OBJECTIVES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -26,7 +27,11 @@ OBJECTIVES: dict[str, tuple[tuple[str, str], ...]] = {
     "quality": (("quality_drop", "minimize"), ("size_bytes", "minimize")),
     "overall": (("size_bytes", "minimize"), ("speedup", "maximize")),
 }
-TIMING_ROUNDS = 60  # of a trial; the final file is measured longer
+TIMING_ROUNDS = 24  # of a trial; the final file is measured longer
+
+
+class TrialFailed(Exception):
+    """A chain could not be carried out with these parameters; others may work."""
 
 
 class Objective:
@@ -43,7 +48,13 @@ class Objective:
         stages = suggest(trial, self.chains[name], self.layers)
         trial.set_user_attr("stages", [s.model_dump(mode="json") for s in stages])
         requested, executed = self.pipeline.requested, self.pipeline.executed
-        measured = self._known(trial, stages) or self._measure(stages)
+        try:
+            measured = self._known(trial, stages) or self._measure(stages)
+        except DiskFull:
+            raise
+        except (RunFailed, InputError) as error:  # diverged, parts from torch in export, cannot be built
+            trial.set_user_attr("failed", str(error))
+            raise TrialFailed(str(error)) from error
         trial.set_user_attr("stages_requested", self.pipeline.requested - requested)
         trial.set_user_attr("stages_executed", self.pipeline.executed - executed)
         for attribute, value in measured.items():
@@ -129,7 +140,8 @@ class Objective:
         workload = self.pipeline.workload
         first, second = self.pipeline.file(baseline), self.pipeline.file(record)
         feed = workload_feed(first, self.pipeline.source.data.search, workload)
-        _, compressed, ratio = compare_files(first, second, feed, workload.threads, TIMING_ROUNDS)
+        with self.pipeline.store.lock("timing"):  # two searching processes do not time at once
+            _, compressed, ratio = compare_files(first, second, feed, workload.threads, TIMING_ROUNDS)
         return ratio, compressed.p50
 
 

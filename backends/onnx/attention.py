@@ -54,7 +54,8 @@ def fuse_attention(graph: ir.Graph) -> int:
 
 def _attention(softmax: ir.Node) -> Attention | None:
     """The block around a softmax; None where anything differs from the exported form."""
-    scores, mask = _split(_producer(softmax.inputs[0], "Add"), "Mul")
+    masked = _producer(softmax.inputs[0], "Add")
+    scores, mask = _operands(masked, "Mul") if masked is not None else (softmax.inputs[0], None)
     scaled = _producer(scores, "Mul")
     product, scale = _constant_operand(scaled)
     pair = _producer(product, "MatMul")
@@ -75,10 +76,8 @@ def _attention(softmax: ir.Node) -> Attention | None:
     return Attention(query, key, value, mask, scale, heads, merged.outputs[0])
 
 
-def _split(add: ir.Node | None, wanted: str) -> tuple[ir.Value | None, ir.Value | None]:
+def _operands(add: ir.Node, wanted: str) -> tuple[ir.Value | None, ir.Value | None]:
     """The operand of an addition that `wanted` produces, and the other one."""
-    if add is None:
-        return None, None
     a, b = add.inputs
     return (a, b) if _producer(a, wanted) is not None else (b, a)
 

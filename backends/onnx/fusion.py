@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
-from onnx_ir.passes.common import ShapeInferencePass
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from backends.onnx import graph as graphs
+from backends.onnx.attention import fuse_attention
 from backends.onnx.session import CPU, Batch, open_session, session_options, session_predictor
 from backends.onnx.strip import strip_model
 from backends.onnx.timing import compare_files
@@ -106,7 +107,19 @@ def transformer_fusions(path: Path, out: Path) -> None:
     graphs.save(model, out)
 
 
+def single_attention(path: Path, out: Path) -> None:
+    """Every attention block as one node."""
+    model = graphs.load(path)
+    ShapeInferencePass()(model)
+    if not fuse_attention(model.graph):
+        raise ValueError("no attention block of a known form")
+    RemoveUnusedNodesPass()(model)
+    strip_model(model)
+    graphs.save(model, out)
+
+
 CANDIDATES: dict[str, Callable[[Path, Path], None]] = {
     "runtime-optimized": runtime_optimized,
     "transformer-fusions": transformer_fusions,
+    "single-attention": single_attention,
 }

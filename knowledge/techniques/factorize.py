@@ -32,7 +32,8 @@ class Svd(Technique):
 
     `ratio` is a share of the break-even rank mn / (m + n), not of the full rank: half of the full rank of a square
     layer saves nothing. With `energy`, each layer keeps the smallest rank that holds this share of the squared singular
-    values, and layers where that rank is not below break-even stay whole. Eckart and Young, 1936.
+    values, whatever the ratio, and layers where that rank is not below break-even stay whole. Which rank that is, is
+    unknown until the weights are read: until then all layers count as whole, an upper bound. Eckart and Young, 1936.
     """
 
     id: ClassVar[str] = "svd"
@@ -57,7 +58,7 @@ class Svd(Technique):
         return f"dense layers at least {self.min_width} wide on both sides"
 
     def strength(self) -> float:
-        return 1 - self.ratio
+        return 1 - self.ratio if self.energy is None else 0.0
 
     def rank(self, outputs: NDArray[np.int64], inputs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rank by ratio of the break-even rank, at least 1."""
@@ -67,6 +68,8 @@ class Svd(Technique):
         if decision is not None:
             where = np.isin(layers.path, list(decision.ranks))
             return layers.change(where, rank=[decision.ranks[path] for path in layers.path[where]])
+        if self.energy is not None:
+            return layers
         where = self.touches(layers)
         ranks = self.rank(layers.outputs[where], layers.inputs[where])
         return layers.change(where, rank=ranks)

@@ -3,7 +3,7 @@ import pytest
 
 from advisor.studies.front import best_trial, feasible, nearest_miss, pareto_front, trial_rows
 from advisor.studies.space import Step, chain_id, searched, starting_point, suggest
-from advisor.studies.study import open_storage
+from advisor.studies.storage import open_storage
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.techniques.catalog import CATALOG, build
 from knowledge.values import InputError
@@ -99,6 +99,13 @@ def test_the_best_trial_serves_the_goal(goal, winner):
 def test_where_nothing_fits_the_nearest_miss_is_known():
     assert best_trial([TRIALS[3]], "size") is None
     assert nearest_miss([trial(0, 1, 1, 7.0), TRIALS[3]]).number == 0
+
+
+def test_a_trial_that_was_stopped_early_is_no_near_miss_of_limits_it_never_met():
+    stopped = trial(0, 1, 1, 2.1, state=optuna.trial.TrialState.PRUNED)
+    stopped.user_attrs = {k: v for k, v in stopped.user_attrs.items() if k not in ("size_bytes", "speedup")}
+    assert nearest_miss([stopped, TRIALS[3]]).number == 3
+    assert nearest_miss([stopped]).number == 0
 
 
 def test_rows_name_the_limit_that_a_trial_misses():

@@ -49,7 +49,7 @@ def test_the_second_writer_of_a_key_loses_quietly(tmp_path):
 
 def test_the_least_recently_used_goes_first(tmp_path):
     store = Store(tmp_path, bound_bytes=10_000)
-    for age, key in ((300, "old"), (200, "middle")):
+    for age, key in ((9000, "old"), (8000, "middle")):
         put(store, key, 100)
         os.utime(tmp_path / key, (time.time() - age,) * 2)
     store.entry("old")  # used just now
@@ -64,3 +64,10 @@ def test_digest_depends_on_every_part():
     assert digest("a", {"x": 1, "y": 2}) == digest("a", {"y": 2, "x": 1})
     assert digest("a", {"x": 1}) != digest("a", {"x": 2})
     assert digest("a", "b") != digest("ab")
+
+
+def test_what_a_run_just_used_is_never_evicted(tmp_path):
+    store = Store(tmp_path, bound_bytes=150)
+    for key in "abc":
+        put(store, key, 100)
+    assert all(store.entry(key) for key in "abc")
