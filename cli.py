@@ -127,7 +127,7 @@ def run(plan: Path, out: Path, allow_code: bool, as_json: bool) -> int:
     from advisor.plans import load_plan
     from advisor.show.runs import show_run
 
-    result = run_plan(load_plan(plan, allow_code), out, progress=console.progress)
+    result = run_plan(load_plan(plan, allow_code), out, allow_code=allow_code, progress=console.progress)
     console.answer(as_json, result.run, lambda: show_run(result.run, out))
     return result.exit_code
 

@@ -221,7 +221,9 @@ def to_plan(chain: Chain, recommendation: Recommendation) -> Plan:
     return Plan(
         model=request.model,
         task=request.task or "",
+        arch=request.arch or "" if request.arch_named else "",
         target=request.target,
+        knowledge=request.knowledge,
         workload=request.workload,
         budget=request.budget,
         goal=request.goal,

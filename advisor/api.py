@@ -60,4 +60,4 @@ def run(
     from advisor.plans import load_plan
 
     checked = load_plan(Path(plan), allow_code) if isinstance(plan, Path | str) else plan
-    return run_plan(checked, Path(out), progress=progress or silent)
+    return run_plan(checked, Path(out), allow_code=allow_code, progress=progress or silent)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.plans import load_plan, save_plan, techniques
+from advisor.plans import read_plan, save_plan, techniques
 from knowledge.files import write_text
+from knowledge.sources import is_factory
 from knowledge.values import InputError, Plan
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def run_plan(
     plan: Plan,
     out: Path,
     *,
+    allow_code: bool = False,
     store: Store | None = None,
     pipeline: Pipeline | None = None,
     recommendation: dict[str, Any] | None = None,
@@ -65,7 +67,8 @@ def run_plan(
     from backends.records import EXPORT
 
     chain = techniques(plan)
-    pipeline = pipeline or open_pipeline(plan, store)  # a bad model or bad data leave no folder behind
+    pipeline = pipeline or open_pipeline(plan, store, allow_code)  # bad input leaves no folder behind
+    pipeline.check(chain)
     baseline = pipeline.baseline
     out = Path(out)
     begin(plan, out)
@@ -99,8 +102,12 @@ def run_plan(
     return RunResult(out, run, verification)
 
 
-def open_pipeline(plan: Plan, store: Store | None = None) -> Pipeline:
-    """The plan's model and data, loaded."""
+def open_pipeline(plan: Plan, store: Store | None = None, allow_code: bool = False) -> Pipeline:
+    """The plan's model and data, loaded.
+
+    A factory that the plan itself names was typed by the user or let through by `load_plan`; one that only a stage's
+    folder names needs `allow_code`.
+    """
     from backends.runner import Pipeline
     from backends.store import Store
 
@@ -110,8 +117,10 @@ def open_pipeline(plan: Plan, store: Store | None = None) -> Pipeline:
         seed=plan.seed,
         store=store or Store(),
         task=plan.task,
+        arch=plan.arch or None,
         metric=plan.metric,
         files=dict(plan.data),
+        allow_code=allow_code or is_factory(plan.model),
     )
 
 
@@ -143,7 +152,7 @@ def clear_results(out: Path) -> None:
 def _plan_in(file: Path) -> Plan | None:
     """The plan that a run folder was made for; None where it cannot be read."""
     try:
-        return load_plan(file, allow_code=True)  # read, not run
+        return read_plan(file)
     except InputError:
         return None
 

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from knowledge.conditions import GOALS
 from knowledge.files import write_text
-from knowledge.techniques.base import Level, Technique
+from knowledge.load import load_knowledge
+from knowledge.sources import is_factory, is_function
+from knowledge.techniques.base import Level, Phase, Technique
 from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Plan
 
+ONCE = (Phase.QUANTIZE, Phase.FUSE)  # a second stage would work on what the first has replaced
+
 
 def load_plan(path: Path, allow_code: bool = False) -> Plan:
-    """A plan from its file; raises InputError naming file, field, value and remedy.
+    """A plan from its file, to be run; raises InputError naming file, field, value and remedy.
 
     A plan never runs the user's code on its own: a factory model or a metric function needs `allow_code`.
     """
+    plan = read_plan(path)
+    _check_names(plan, str(path))
+    if not allow_code:
+        _refuse_code(plan, str(path))
+    return plan
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from its file, to be looked at: what it names need not exist. Raises InputError as `load_plan` does."""
     try:
         raw = yaml.load(Path(path).read_text(), Loader=yaml.CSafeLoader)
     except FileNotFoundError:
@@ -31,8 +46,6 @@ def load_plan(path: Path, allow_code: bool = False) -> Plan:
         raise InputError("plan", path, "is not a mapping", "a plan starts with `schema: advisor.plan/1`")
     plan = _checked(raw, Path(path))
     check_stages(plan, str(path))
-    if not allow_code:
-        _refuse_code(plan, str(path))
     return plan
 
 
@@ -66,24 +79,34 @@ def check_stages(plan: Plan, where: str) -> None:
         if last is not None and technique.phase is not None and last.phase is not None and technique.phase < last.phase:
             problem = f"{technique.family} stands after {last.family}"
             raise InputError(field, technique.id, problem, f"move it before {last.id}")
+        if last is not None and technique.phase in ONCE and technique.phase == last.phase:
+            problem = f"stands after {last.id}: a plan has one {technique.family} stage"
+            raise InputError(field, technique.id, problem, f"leave out {technique.id} or {last.id}")
         if technique.phase is not None or last is None:
             last = technique
 
 
+def _check_names(plan: Plan, where: str) -> None:
+    """Raise InputError for a target or a goal that nobody knows."""
+    if plan.goal not in GOALS:
+        near = difflib.get_close_matches(plan.goal, GOALS, n=2, cutoff=0.5)
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(GOALS)}"
+        raise InputError(f"{where}: goal", plan.goal, "unknown goal", remedy)
+    try:
+        load_knowledge(plan.knowledge or None).target(plan.target)
+    except InputError as error:
+        raise InputError(f"{where}: {error.field}", error.value, error.problem, error.remedy) from None
+
+
 def _refuse_code(plan: Plan, where: str) -> None:
-    for field, value in (("model", plan.model), ("metric", plan.metric)):
-        if is_code(value):
+    for field, value, code in (
+        ("model", plan.model, is_factory(plan.model)),
+        ("metric", plan.metric, is_function(plan.metric)),
+    ):
+        if code:
             raise InputError(
                 f"{where}: {field}", value, "names code that would run", "add --allow-code if you trust it"
             )
-
-
-def is_code(source: str) -> bool:
-    """Whether a model or metric source is `package.module:name`, the user's own code."""
-    head, colon, name = source.partition(":")
-    return (
-        bool(colon) and head != "zoo" and name.isidentifier() and all(part.isidentifier() for part in head.split("."))
-    )
 
 
 def save_plan(plan: Plan, path: Path) -> None:

@@ -20,10 +20,10 @@ from advisor.hf_rows import rows_of
 from advisor.workloads import at_workload
 from knowledge.layers import Family, LayerTable, table_from_json
 from knowledge.roles import assign, completed
+from knowledge.sources import is_factory
 from knowledge.typical import typical
 from knowledge.values import InputError, Workload
 
-FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DEFAULT_SEQ_LEN = 128
 ALL_TASKS = (*TASKS, "sequence-classification")
@@ -58,7 +58,7 @@ def profile_source(
         return _from_folder(path, source, arch, task, workload)
     if path.is_file():
         raise InputError("model", source, "is a file", "give the folder that holds its config.json, or an .onnx file")
-    if FACTORY.fullmatch(source):
+    if is_factory(source):
         from backends.meta import profile_factory
 
         return profile_factory(source, task, arch, workload)

@@ -63,6 +63,7 @@ class Request(Value):
     top: Annotated[int, Field(ge=1)] = 5
     knowledge: str = ""  # the user's own folder of rules, claims and targets
     seed: int = 0
+    arch_named: bool = Field(False, exclude=True)  # whether `arch` was asked for; filled by `settled`
     assumed: tuple[str, ...] = ()  # every default that mattered, in words; filled by `settled`
 
     @classmethod
@@ -125,6 +126,7 @@ class Request(Value):
             raise InputError("seq-len", seq_len, f"{info.name} takes at most {info.max_length} tokens")
         filled: dict[str, Any] = {
             "arch": info.family,
+            "arch_named": self.arch is not None,
             "task": task,
             "max_drop_unit": self.max_drop_unit or unit,
             "seq_len": seq_len,
@@ -193,7 +195,7 @@ def _parsed(name: str, value: Any) -> dict[str, Any]:
         return {name: _image_size(label, value)}
     if name in ("batch", "seq_len", "threads", "top"):
         return {name: _whole(label, value)}
-    if name in Request.model_fields and name != "assumed":
+    if name in Request.model_fields and name not in ("arch_named", "assumed"):
         return {name: dict(value) if isinstance(value, Mapping) else value}
     near = difflib.get_close_matches(name, Request.model_fields, n=1)
     raise InputError(label, value, "unknown option", f"did you mean {near[0]}?" if near else "")

@@ -27,7 +27,7 @@ def verify_artifact(
             raise InputError("artifact", artifact, "lies in no run folder: plan.yaml is missing", "name it with --plan")
     plan = load_plan(plan_file, allow_code)
     progress(f"exporting the uncompressed {plan.model}")
-    pipeline = open_pipeline(plan)
+    pipeline = open_pipeline(plan, allow_code=allow_code)
     baseline = pipeline.baseline
     progress(f"measuring against it: {baseline.file_bytes / 1e6:.2f} MB")
     found = measure(plan, pipeline, file).model_dump(mode="json", by_alias=True)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowledge.layers import ModelInfo
+from knowledge.sources import is_factory
 from knowledge.values import Decision, InputError, Workload
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ Output = Literal["tensor", "logits", "embedding"]
 
 DEFAULT_SEQ_LEN = 128
 FAST_EXPERTS, EXPORTED_EXPERTS = "grouped_mm", "batched_mm"  # the first is many times faster, the second exports
-FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -175,12 +175,13 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load(source: str, *, task: str | None = None, arch: str | None = None, allow_code: bool = True) -> LoadedModel:
+def load(source: str, *, task: str | None = None, arch: str | None = None, allow_code: bool = False) -> LoadedModel:
     """Load a model in float32 and evaluation mode, on the GPU when there is one.
 
-    `source`: zoo:NAME, a Hugging Face folder, a folder that a stage wrote, package.module:factory (runs the user's
-    code, refused unless `allow_code`), or a hub id. Raises InputError naming what is wrong: no such model, unreadable
-    or NaN weights, an architecture or a task that cannot be recognized.
+    `source`: zoo:NAME, a Hugging Face folder, a folder that a stage wrote, package.module:factory, or a hub id. A
+    factory, and a stage's folder whose source is one, run the user's code: refused unless `allow_code`. Raises
+    InputError naming what is wrong: no such model, unreadable or NaN weights, an architecture or a task that cannot be
+    recognized.
     """
     if arch is not None:
         check_arch(arch)
@@ -202,10 +203,12 @@ def _load(source: str, task: str | None, arch: str | None, allow_code: bool) -> 
         from backends.huggingface import load_folder
         from backends.structure import is_checkpoint, load_checkpoint
 
-        return load_checkpoint(folder) if is_checkpoint(folder) else load_folder(folder, source, task, arch)
+        if is_checkpoint(folder):
+            return load_checkpoint(folder, allow_code)
+        return load_folder(folder, source, task, arch)
     if folder.is_file():
         raise InputError("model", source, "is a file", "give the folder that holds its config.json, or an .onnx file")
-    if FACTORY.fullmatch(source):
+    if is_factory(source):
         from backends.factory import load_factory
 
         if not allow_code:

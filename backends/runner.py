@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -26,6 +25,7 @@ from backends.memory import PeakMemory
 from backends.models import LoadedModel, predictor
 from backends.onnx.export import export
 from backends.onnx.session import open_session, session_predictor
+from backends.onnx.source import whole
 from backends.onnx.weights import weight_bytes
 from backends.profile import profile
 from backends.records import EXPORT, StageRecord, size_mismatch, table_mismatch
@@ -35,11 +35,20 @@ from backends.structure import load_checkpoint
 from backends.structure import save as save_checkpoint
 from backends.tasks import Task, reference_outputs
 from knowledge.deploy import deployed
+from knowledge.files import write_bytes
 from knowledge.layers import LayerTable, table_from_json
 from knowledge.techniques.base import Level, Need, Technique
-from knowledge.values import Decision, Quality, Refusal, Workload
+from knowledge.values import Decision, InputError, Quality, Refusal, Workload
 
 MODEL_FILE = "model.onnx"
+
+
+def refuse(technique: Technique, layers: LayerTable) -> None:
+    """Raise InputError with the first reason why a technique does not apply to a model."""
+    refusal = next(technique.refusals(layers), None)
+    if refusal is not None:
+        problem = f"does not apply: {refusal.observed}; needs {refusal.required}"
+        raise InputError("stages", technique.id, problem, refusal.remedy or "leave this stage out")
 
 
 class Pipeline:
@@ -63,9 +72,12 @@ class Pipeline:
         arch: str | None = None,
         metric: str = "",
         files: dict[str, str] | None = None,
+        allow_code: bool = False,
     ) -> Pipeline:
         """Load a model and its data; raises InputError on anything wrong with them."""
-        source = open_source(model, task=task, arch=arch, metric=metric, files=files or {}, seed=seed)
+        source = open_source(
+            model, task=task, arch=arch, metric=metric, files=files or {}, seed=seed, allow_code=allow_code
+        )
         return cls(source, workload, seed, store)
 
     # -- keys --------------------------------------------------------------------------------------
@@ -89,20 +101,34 @@ class Pipeline:
     # -- running -----------------------------------------------------------------------------------
 
     def run(self, techniques: Sequence[Technique]) -> Iterator[StageRecord]:
-        """Carry out a chain, yielding each stage's record (the export among them) as it is done."""
-        key = self.root_key
+        """Carry out a chain, yielding each stage's record (the export among them) as it is done.
+
+        Raises InputError at a stage that cannot change the model as it then is.
+        """
+        self.check(techniques)
+        key, layers = self.root_key, self.original_layers
         exported = False
         for technique in techniques:
             if technique.level is Level.GRAPH and not exported:
                 record = self._export(key)
                 yield record
-                key, exported = record.key, True
+                key, layers, exported = record.key, record.layers, True
+            refuse(technique, layers)
             stage = self._graph_stage if technique.level is Level.GRAPH else self._model_stage
             record = self._once(self.next_key(key, technique), partial(stage, before=key, technique=technique))
             yield record
-            key = record.key
+            key, layers = record.key, record.layers
         if not exported:
             yield self._export(key)
+
+    def check(self, techniques: Sequence[Technique]) -> None:
+        """Raise InputError where a chain cannot start on this source; later stages are checked as they come."""
+        for technique in techniques:
+            if technique.level is Level.MODEL and self.source.model is None:
+                problem = f"{self.source.name} is an ONNX file: only techniques that change files apply"
+                raise InputError("stages", technique.id, problem, "name the torch model, or leave this stage out")
+        if techniques:
+            refuse(techniques[0], self.original_layers)
 
     def file(self, record: StageRecord) -> Path:
         """The ONNX file behind a record of the export or of a GRAPH stage."""
@@ -123,8 +149,11 @@ class Pipeline:
 
         None for an ONNX file. The result is the pipeline's: leave it as it is.
         """
-        surgeries = [r for r in records if r.decision.student or r.decision.dropped_blocks or r.decision.shapes]
-        return self._model(surgeries[-1].key) if surgeries else self.source.model
+        exported = next(i for i, record in enumerate(records) if record.technique == EXPORT)
+        decisions = [record.decision for record in records[:exported]]
+        if any(d.student or d.dropped_blocks or d.shapes for d in decisions):
+            return self._model(records[exported - 1].key)
+        return self.source.model
 
     @cached_property
     def baseline(self) -> StageRecord:
@@ -167,7 +196,7 @@ class Pipeline:
             started = time.perf_counter()
             target = folder / MODEL_FILE
             if self.source.path is not None:
-                shutil.copyfile(self.source.path, target)
+                write_bytes(target, whole(self.source.path))
                 layers = self.original_layers
             else:
                 model = self._model(before)
@@ -234,7 +263,7 @@ class Pipeline:
         if self._held is None or self._held[0] != key:
             folder = self.store.entry(key)
             assert folder is not None
-            self._held = (key, load_checkpoint(folder))
+            self._held = (key, load_checkpoint(folder, allow_code=True))  # of a source that was loaded
         return self._held[1]
 
     def _file_quality(self, path: Path) -> Quality:

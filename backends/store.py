@@ -25,6 +25,9 @@ from typing import Any
 import platformdirs
 from filelock import FileLock
 
+from knowledge.files import disk_full
+from knowledge.values import DiskFull
+
 RECORD = "record.json"
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "numpy")
 DEFAULT_BOUND_BYTES = 8 * 2**30
@@ -93,7 +96,10 @@ class Store:
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """A folder to fill; it becomes the entry when the block ends well. Put `record.json` in it."""
+        """A folder to fill; it becomes the entry when the block ends well. Put `record.json` in it.
+
+        Raises DiskFull where there is no room for what the block writes; the entries that are there stay.
+        """
         folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.root))
         try:
             yield folder
@@ -103,6 +109,10 @@ class Store:
             except OSError:  # another process was first: its result is the same
                 if self.entry(key) is None:
                     raise
+        except Exception as error:
+            if disk_full(error):
+                raise DiskFull(f"{self.root}: the disk is full; finished stages are kept: free some space") from error
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self.evict(keep=key)

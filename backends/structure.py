@@ -28,6 +28,7 @@ from backends.models import LoadedModel, load
 from backends.surgery import empty_factors, replace_module
 from knowledge.files import replacing, write_text
 from knowledge.layers import ModelInfo
+from knowledge.sources import is_factory
 from knowledge.values import Decision, InputError
 
 WEIGHTS, STRUCTURE = "model.safetensors", "structure.json"
@@ -105,12 +106,19 @@ def is_checkpoint(folder: Path) -> bool:
     return (Path(folder) / STRUCTURE).is_file()
 
 
-def load_checkpoint(folder: Path) -> LoadedModel:
-    """The model that `save` wrote. Raises InputError where it is missing, truncated, contradictory or holds NaN."""
+def load_checkpoint(folder: Path, allow_code: bool = False) -> LoadedModel:
+    """The model that `save` wrote; one whose source is the user's factory runs it, refused unless `allow_code`.
+
+    Raises InputError where the checkpoint is missing, truncated, contradictory or holds NaN.
+    """
     folder = Path(folder)
     described = _described(folder / STRUCTURE)
+    if is_factory(described["source"]) and not allow_code:
+        problem = f"is built by {described['source']}, code that would run"
+        raise InputError("checkpoint", folder, problem, "if you trust it: `advisor run PLAN --allow-code`")
     decisions = [Decision.model_validate(d) for d in described["decisions"]]
-    source = load(described["source"], task=described["task"])
+    family = described["info"]["family"]  # recognized, or told by --arch
+    source = load(described["source"], task=described["task"], arch=family, allow_code=allow_code)
     if source.structure:
         raise InputError("checkpoint", folder, "its source is a checkpoint itself", "save it from its first source")
     try:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from backends import metrics
 from backends.metrics import IGNORED, Array
+from knowledge.sources import is_function
 from knowledge.values import InputError, Quality
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def task_for(name: str, metric: str = "") -> Task:
         raise InputError("task", name, "unknown task", nearest(name, METRICS))
     if not metric:
         return Task(name, METRICS[name][0])
-    if ":" in metric:
+    if is_function(metric):
         return Task(name, users_metric(metric))
     known = {m.name: m for m in METRICS[name]}
     if metric not in known:

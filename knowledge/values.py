@@ -220,7 +220,9 @@ class Plan(Value):
     schema_version: Literal["advisor.plan/1"] = Field("advisor.plan/1", alias="schema")
     model: str
     task: str
+    arch: str = ""  # as the user gave it; empty: read from the model
     target: str
+    knowledge: str = ""  # the user's folder, which may name the target
     workload: Workload
     budget: Budget
     goal: str = "overall"

@@ -1,5 +1,6 @@
 """Bad input: one line that names field, value and remedy, the right exit code, nothing half-written."""
 
+import errno
 import json
 import os
 import shutil
@@ -308,6 +309,59 @@ def test_a_full_disk(folder, model, full):
     assert "the disk is full" in ended.stderr.strip().splitlines()[-1]
     assert "Traceback" not in ended.stderr
     assert not [p for p in folder.rglob(".*") if p.name != ".locks"]
+
+
+@pytest.fixture
+def filling_disk(monkeypatch):
+    """A disk that is full as soon as the first lossy stage of a run or a trial wants to store its record."""
+    write, told = Path.write_text, []
+
+    def full(self, text, *arguments, **named):
+        if self.name == "record.json" and json.loads(text)["technique"] != "export":
+            told.append(self)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return write(self, text, *arguments, **named)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    return told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("run", "plan.yaml", "--out", "out"), ("search", "zoo:digits-cnn", "--training", "none", "--out", "out")],
+    ids=["run", "search"],
+)
+def test_a_disk_that_fills_up_ends_a_command_and_keeps_what_was_done(folder, monkeypatch, filling_disk, command):
+    monkeypatch.setenv("ADVISOR_STORE", str(folder / "store"))
+    plan_file()
+    refused(advisor(*command), 3, str(folder / "store"), "the disk is full", "finished stages are kept")
+    assert len(filling_disk) == 1  # the first trouble ends it
+    (kept,) = (folder / "store").glob("*/record.json")
+    assert json.loads(kept.read_text())["technique"] == "export"
+    left = {p.name for p in Path("out").iterdir()}
+    assert left <= {"plan.yaml", "study.db"}
+    assert not [p for p in folder.rglob(".*") if p.name != ".locks"]
+
+
+@pytest.mark.parametrize(("full", "kept"), [("run.json", "verification.json"), ("pareto.json", "study.db")])
+def test_a_result_that_finds_no_room_is_left_out_whole(folder, monkeypatch, full, kept):
+    monkeypatch.setenv("ADVISOR_STORE", str(folder / "store"))
+    write = Path.write_bytes
+
+    def refuse(self, data):
+        if f".{Path(full).stem}-" in self.name:
+            write(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    command = ("run", plan_file(), "--out", "out")
+    if full == "pareto.json":
+        command = ("search", "zoo:digits-cnn", "--training", "none", "--trials", "1", "--out", "out")
+    refused(advisor(*command), 3, full, "the disk is full")
+    assert not (folder / "out" / full).exists()
+    assert (folder / "out" / kept).exists()
+    assert not [p for p in (folder / "out").rglob(".*")]
 
 
 def test_interrupted_search_is_whole_and_goes_on(folder):

@@ -36,11 +36,17 @@ def save(model: ir.Model, path: Path) -> None:
 
     Raises RunFailed above 2 GB, which one protobuf message cannot hold.
     """
+    write_bytes(Path(path), serialized(model, path))
+
+
+def serialized(model: ir.Model, path: Path) -> bytes:
+    """The bytes of a model as the file `path`; raises RunFailed above 2 GB."""
     proto = ir.serde.serialize_model(model)
     del proto.graph.value_info[:]  # shapes of initializers and of values: the runtime infers them
     if proto.ByteSize() > LARGEST_FILE_BYTES:
         raise RunFailed(f"{path}: the model takes {proto.ByteSize() / 1e9:.1f} GB, more than the 2 GB of one ONNX file")
-    write_bytes(Path(path), proto.SerializeToString(deterministic=True))
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
 
 
 def _first_line(error: Exception) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.models import InputSpec
+import numpy as np
+import onnx_ir as ir
+
+from backends.models import InputSpec, check_arch
+from backends.onnx import graph as graphs
 from backends.onnx.session import open_session
 from backends.profile_onnx import profile_onnx
 from knowledge.layers import ModelInfo
@@ -25,8 +30,13 @@ class OnnxModel:
     tokenizer: Any = None
 
 
-def described(path: Path, task: str | None) -> OnnxModel:
-    """Read a file's inputs and layers; raises InputError for a corrupt file, unknown input types or a missing task."""
+def described(path: Path, task: str | None, arch: str | None = None) -> OnnxModel:
+    """Read a file's inputs and layers; `arch` decides its family where given.
+
+    Raises InputError for a corrupt file, NaN weights, unknown input types or a missing task.
+    """
+    if arch is not None:
+        check_arch(arch)
     if not task:
         raise InputError(
             "task", "", f"{path} does not say what it is for", "add --task image-classification (or another)"
@@ -40,5 +50,23 @@ def described(path: Path, task: str | None) -> OnnxModel:
             size if isinstance(size, int) else str(size or f"axis{axis}") for axis, size in enumerate(item.shape)
         )
         inputs.append(InputSpec(item.name, TYPES[item.type], shape))
-    layers = profile_onnx(path).with_info(task=task)
-    return OnnxModel(str(path), layers.info, tuple(inputs))
+    check_numbers(path)
+    info = profile_onnx(path).with_info(task=task).info
+    return OnnxModel(str(path), dataclasses.replace(info, family=arch) if arch else info, tuple(inputs))
+
+
+def check_numbers(path: Path) -> None:
+    """Raise InputError naming the first initializer that holds NaN. Infinity is left: masks are made of it."""
+    for name, value in graphs.load(path).graph.initializers.items():
+        array = graphs.constant(value)
+        if array is not None and array.dtype.kind not in "biuOSU" and bool(np.isnan(array).any()):
+            problem = f"{name} holds {int(np.isnan(array).sum())} NaN values"
+            raise InputError("model", path, problem, "give sound weights")
+
+
+def whole(path: Path) -> bytes:
+    """The file's bytes; weights that it keeps in other files are taken in. Raises RunFailed above 2 GB."""
+    model = graphs.load(path)
+    if not any(isinstance(value.const_value, ir.ExternalTensor) for value in model.graph.initializers.values()):
+        return path.read_bytes()
+    return graphs.serialized(ir.external_data.load_to_model(model), path)

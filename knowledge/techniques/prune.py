@@ -29,7 +29,7 @@ class Magnitude(Technique):
 
     scope: Annotated[Literal["global", "local"], Choices("global", "local")] = "global"
     ratio: Annotated[float, Field(gt=0, lt=1), Range(0.2, 0.9, step=0.05)] = 0.5
-    threshold: Annotated[float, Field(gt=0)] | None = None  # when given: |w| below it goes, whatever ratio and scope say
+    threshold: Annotated[float, Field(gt=0)] | None = None  # given: |w| below it goes, whatever ratio and scope say
 
     def strength(self) -> float:
         return self.ratio if self.threshold is None else 0.0

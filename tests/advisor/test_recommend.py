@@ -120,16 +120,75 @@ def test_chains_out_of_reach_are_listed_only_where_nothing_fits():
     assert hopeless.chains[0].misses[0].missing > 1e6
 
 
-def test_every_leaf_of_the_framework_is_asked():
-    said = " ".join(param.values[0]["says"] for param in load_cases())
-    for leaf in (
-        "Edge/Mobile", "Cloud/Server", "On-premises", "Knowledge distillation (preserves",
-        "Layer dropping, quantization",
-        "Aggressive unstructured", "Structured channel pruning", "INT8 standard", "classification tasks",
-        "safe, effective", "hidden dimension", "sequential dependencies", "CPU/GPU/Mobile", "Specialized",
-        "<2pp", "2-5pp", ">5pp", "Combine techniques",
-    ):  # fmt: skip
-        assert leaf in said
+ARCHITECTURES = ("transformer-", "cnn-", "rnn-")
+LEAVES = [  # question of the framework by the names of its rules, request, the rules of that question that must fire
+    ("deploy-", {"arch": "cnn", "target": "edge"}, {"deploy-edge-mobile"}),
+    ("deploy-", {"arch": "cnn", "target": "mobile"}, {"deploy-edge-mobile"}),
+    ("deploy-", {"arch": "cnn", "target": "browser"}, {"deploy-browser"}),
+    ("deploy-", {"arch": "cnn", "target": "server-cpu"}, {"deploy-server"}),
+    ("deploy-", {"arch": "cnn", "target": "rack.yaml"}, {"deploy-on-premises"}),
+    (
+        ARCHITECTURES,
+        {"arch": "transformer"},
+        {
+            "transformer-primary-distillation",
+            "transformer-secondary-layers",
+            "transformer-secondary-quantization",
+            "transformer-avoid-unstructured",
+        },
+    ),
+    (ARCHITECTURES, {"arch": "cnn"}, {"cnn-primary-channels", "cnn-secondary-int8", "cnn-tertiary-distillation"}),
+    (
+        ARCHITECTURES,
+        {"arch": "rnn"},
+        {
+            "rnn-primary-quantization",
+            "rnn-secondary-hidden-dimension",
+            "rnn-distills-poorly",
+            "rnn-avoid-unstructured",
+        },
+    ),
+    (
+        "hardware-",
+        {"arch": "cnn", "target": "mobile"},
+        {"hardware-standard-structured", "hardware-standard-no-unstructured"},
+    ),
+    (
+        "hardware-",
+        {"arch": "cnn", "target": "a100"},
+        {"hardware-standard-structured", "hardware-ampere-needs-pattern"},
+    ),
+    ("hardware-", {"arch": "cnn", "target": "sparse-engine.yaml"}, {"hardware-sparse-runtime"}),
+    ("quality-", {"arch": "cnn", "max_drop": "1pp"}, {"quality-conservative"}),
+    ("quality-", {"arch": "rnn", "max_drop": "1.9%"}, {"quality-conservative"}),
+    ("quality-", {"arch": "cnn", "max_drop": "2pp"}, {"quality-moderate-cnn"}),
+    ("quality-", {"arch": "cnn", "max_drop": "5pp"}, {"quality-moderate-cnn"}),
+    ("quality-", {"arch": "transformer", "max_drop": "3pp"}, {"quality-moderate-transformer"}),
+    ("quality-", {"model": "zoo:stdlib-lm", "max_drop": "3%"}, {"quality-moderate-relative"}),
+    ("quality-", {"arch": "rnn", "max_drop": "3pp"}, {"quality-moderate-rnn"}),
+    ("quality-", {"arch": "cnn", "max_drop": "6pp"}, {"quality-aggressive"}),
+    ("quality-", {"arch": "transformer", "max_drop": "6pp"}, {"quality-aggressive"}),
+    ("quality-", {"arch": "rnn", "max_drop": "6pp"}, {"quality-aggressive-rnn"}),
+    ("combine-", {"arch": "cnn"}, set()),
+    ("combine-", {"arch": "cnn", "max_size": "5MB"}, {"combine-for-ratio"}),
+    (
+        "order-",
+        {"arch": "transformer"},
+        {"order-distill-first", "order-reshape-before-zeros", "order-quantize-last"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("question", "request_", "rules"), LEAVES)
+def test_every_leaf_of_the_framework_fires_its_rules_and_no_others(question, request_, rules):
+    answer = ask(**request_)
+    assert {rule for rule in fired(answer) if rule.startswith(question)} == rules
+
+
+def test_the_leaves_are_the_whole_framework():
+    framework = {r.id for r in KNOWN.rules.values() if r.tree == "Compression Decision Framework"}
+    assert framework
+    assert set().union(*(rules for *_, rules in LEAVES)) == framework
 
 
 def test_every_technique_is_recommended_or_refused_with_a_reason():

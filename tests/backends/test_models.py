@@ -43,7 +43,7 @@ def tokens(batch=2, time=9):
 def line(source, **options):
     """The line that a user reads."""
     with pytest.raises(InputError) as caught:
-        load(str(source), **options)
+        load(str(source), **{"allow_code": True, **options})
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -259,16 +259,16 @@ def factories(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("factories")
 def test_factories_describe_their_inputs():
-    model = load("zoo_factories:net")
+    model = load("zoo_factories:net", allow_code=True)
     assert (model.info.family, model.info.task, model.info.classes) == ("cnn", "image-classification", 3)
     assert model.info.image_size == (1, 8, 8)
     assert model.inputs == (InputSpec("image", "float32", ("batch", 1, 8, 8)),)
     assert predictor(model)(model.example(Workload(batch=2))).shape == (2, 3)
-    model = load("zoo_factories:words")
+    model = load("zoo_factories:words", allow_code=True)
     assert (model.info.family, model.info.task, model.info.vocab_size) == ("rnn", "text-classification", 50)
     assert model.inputs == (InputSpec("words", "int64", ("batch", "sequence")),)
     assert model.example(Workload(seq_len=7))["words"].shape == (1, 7)
-    model = load("zoo_factories:hugging")
+    model = load("zoo_factories:hugging", allow_code=True)
     assert (model.info.task, model.info.subfamily, model.info.ffn_size) == ("causal-lm", "decoder", 64)
     assert predictor(model)(model.example(Workload(seq_len=6))).shape == (1, 6, 40)
 
@@ -276,7 +276,7 @@ def test_factories_describe_their_inputs():
 @pytest.mark.usefixtures("factories")
 def test_factories_that_do_not_say_enough():
     assert "add --arch (transformer, cnn, rnn, moe)" in line("zoo_factories:mlp")
-    assert load("zoo_factories:mlp", arch="rnn", task="sequence-classification").info.family == "rnn"
+    assert load("zoo_factories:mlp", allow_code=True, arch="rnn", task="sequence-classification").info.family == "rnn"
     assert "what its inputs look like; return (module, {" in line("zoo_factories:bare")
     assert "does not run on its example: RuntimeError" in line("zoo_factories:wrong")
     assert "failed: RuntimeError: no weights here" in line("zoo_factories:fails")

@@ -140,3 +140,21 @@ def test_every_technique_declares_itself(cls):
         elif isinstance(space, Choices):
             assert value in space
     assert cls.model_validate(default.model_dump(mode="json")) == default
+
+
+def test_what_a_threshold_removes_is_unknown_until_the_weights_are_read():
+    unknown = Magnitude(threshold=0.01, ratio=0.9)
+    assert unknown.effect(BLOCKS).density.tolist() == BLOCKS.density.tolist()
+    assert unknown.strength() == 0
+    known = unknown.effect(BLOCKS, Decision(technique="magnitude", density={"layers.3.up": 0.25}))
+    assert known.density[known.index("layers.3.up")] == 0.25
+    assert Magnitude(ratio=0.9).strength() == 0.9
+
+
+def test_layers_count_as_whole_until_the_ranks_that_hold_the_energy_are_known():
+    unknown = Svd(energy=0.9, ratio=0.2)
+    assert unknown.effect(BLOCKS).parameters == BLOCKS.parameters
+    assert unknown.strength() == 0
+    known = unknown.effect(BLOCKS, Decision(technique="svd", ranks={"layers.3.up": 8}))
+    assert known.parameters < BLOCKS.parameters
+    assert Svd(ratio=0.2).strength() == pytest.approx(0.8)
