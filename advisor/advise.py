@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from advisor.facts import facts_of
+from advisor.facts import facts_of, figure
 from advisor.graph import build_graph, explore
 from advisor.predict import Predictor
 from advisor.ranking import Ranked, Ranking
@@ -16,9 +17,9 @@ from advisor.rules import Refused, Verdicts, judge
 from knowledge.conditions import fill
 from knowledge.layers import LayerTable
 from knowledge.load import Knowledge, load_knowledge
-from knowledge.schema import Rule
+from knowledge.schema import Rule, Target
 from knowledge.techniques.base import Choices, Range, Technique
-from knowledge.values import Estimate, Plan, Stage, Value
+from knowledge.values import Budget, Estimate, Plan, Stage, Value
 
 UNITS = {"size": "bytes", "memory": "bytes", "latency": "ms", "speedup": "×"}
 RANKING_SOURCE = "this tool: chains whose estimates overlap are put in order by rules"
@@ -204,7 +205,8 @@ class Answer:
             found.append(
                 f"The loss may reach {drop.high:.1f} {drop.unit}, above the {spent} to spend: let search find out."
             )
-        return list(dict.fromkeys(found))
+        unchecked = latency_note(self.request, self.predictor.target)
+        return list(dict.fromkeys([*found, unchecked] if unchecked else found))
 
     def miss(self, limit: str, required: float, estimated: float) -> Miss:
         unit = UNITS.get(limit, self.request.max_drop_unit or "pp")
@@ -218,19 +220,49 @@ def _span(space: Range | Choices) -> list[Any]:
 def to_plan(chain: Chain, recommendation: Recommendation) -> Plan:
     """A chain as a plan that `advisor run` carries out, every parameter fixed at its starting value."""
     request = recommendation.request
+    target = load_knowledge(request.knowledge or None).target(request.target)
+    cores = os.cpu_count() or 1
+    notes = [latency_note(request, target)]
+    if request.workload.threads > cores:
+        notes.append(f"Measured with {cores} threads instead of {request.workload.threads}: this machine has no more.")
     return Plan(
         model=request.model,
         task=request.task or "",
         arch=request.arch or "" if request.arch_named else "",
         target=request.target,
         knowledge=request.knowledge,
-        workload=request.workload,
-        budget=request.budget,
+        workload=request.workload.model_copy(update={"threads": min(request.workload.threads, cores)}),
+        budget=budget_on(request, target),
         goal=request.goal,
         data=request.data,
         metric=request.metric,
         seed=request.seed,
         stages=tuple(Stage(technique=s.technique, params=s.params) for s in chain.stages),
         estimate=chain.estimate,
-        reasons=tuple(reason.text for reason in chain.reasons),
+        reasons=(*(reason.text for reason in chain.reasons), *filter(None, notes)),
     )
+
+
+def budget_on(request: Request, target: Target) -> Budget:
+    """The budget that a run is held to: the target's own limits count, milliseconds only where they can be measured."""
+    size, memory = figure(target.max_size_bytes), figure(target.max_memory_bytes)
+    return request.budget.model_copy(
+        update={
+            "max_size_bytes": _least(request.max_size_bytes, size),
+            "max_memory_bytes": _least(request.max_memory_bytes, memory),
+            "max_latency_ms": request.max_latency_ms if target.measured else None,
+        }
+    )
+
+
+def latency_note(request: Request, target: Target) -> str:
+    """What to say of a latency limit that a run on this machine cannot check; empty where it can."""
+    if request.max_latency_ms is None or target.measured:
+        return ""
+    limit = f"{request.max_latency_ms:g} ms"
+    return f"Latency on {target.id} is estimated, not measured: a run here does not check the limit of {limit}."
+
+
+def _least(asked: int | None, own: float | None) -> int | None:
+    limits = [int(limit) for limit in (asked, own) if limit]
+    return min(limits, default=None)

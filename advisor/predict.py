@@ -156,7 +156,7 @@ class Predictor:
         kind, unit = TASKS.get(task or layers.info.task, ("accuracy", "pp"))
         self.quality = QualityModel(knowledge, layers.info.family, kind, unit)
         self.roofline = Roofline(target, workload)
-        self.measured = target.efficiency.source.startswith("measured")
+        self.measured = target.measured
 
     @cached_property
     def baseline(self) -> Outlook:

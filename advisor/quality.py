@@ -170,8 +170,8 @@ def _around(mid: float, factor: float, basis: str) -> Spread:
 
 
 def _cited(technique: str, claims: Sequence[Claim]) -> str:
-    """`distill: distilbert-glue, minilm-50 and 3 more (paper)`."""
+    """`distill: BERT-base (Sanh et al. 2019) and 3 more figures (paper)`."""
     ranked = sorted(claims, key=lambda c: STATUSES.index(c.status))
-    names = ", ".join(c.id for c in ranked[:2])
-    more = f" and {len(ranked) - 2} more" if len(ranked) > 2 else ""
+    names = f"{ranked[0].model} ({ranked[0].source})"
+    more = f" and {len(ranked) - 1} more" if len(ranked) > 1 else ""
     return f"{technique}: {names}{more} ({ranked[0].status})"

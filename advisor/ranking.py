@@ -74,7 +74,7 @@ class Ranking:
 
     def __init__(self, request: Request, predictor: Predictor, verdicts: Verdicts) -> None:
         self.request, self.predictor, self.verdicts = request, predictor, verdicts
-        self.goal = goal_of(request)
+        self.goal = request.goal
         self.preferences = list(verdicts.preferences())
 
     def score(self, outlook: Outlook, stages: int) -> float:
@@ -121,11 +121,6 @@ class Ranking:
         if outlook.drop.mid > self.request.max_drop + 1e-9:
             misses["quality"] = (self.request.max_drop, outlook.drop.mid)
         return misses
-
-
-def goal_of(request: Request) -> Goal:
-    """The goal as asked; with limits and no goal, to meet them and lose the least."""
-    return "quality" if request.limited and "goal" not in request.model_fields_set else request.goal
 
 
 def _better(new: Ranked, old: Ranked) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from advisor.units import parse_bytes, parse_count, parse_drop, parse_milliseconds, parse_ratio
+from advisor.units import bytes_text, parse_bytes, parse_count, parse_drop, parse_milliseconds, parse_ratio
 from knowledge.conditions import DATA_LEVELS, FAMILIES, GOALS, TRAINING
 from knowledge.layers import Family, ModelInfo
 from knowledge.schema import Target
@@ -24,7 +24,7 @@ TASKS: dict[str, tuple[Metric, Literal["pp", "%"]]] = {
     "image-classification": ("accuracy", "pp"),
     "sequence-classification": ("accuracy", "pp"),
     "embedding": ("similarity", "%"),
-    "fidelity": ("fidelity", "%"),
+    "fidelity": ("fidelity", "pp"),
 }
 TASK_OF_FAMILY: dict[Family, str] = {
     "transformer": "text-classification",
@@ -64,6 +64,7 @@ class Request(Value):
     knowledge: str = ""  # the user's own folder of rules, claims and targets
     seed: int = 0
     arch_named: bool = Field(False, exclude=True)  # whether `arch` was asked for; filled by `settled`
+    drop_unit_named: bool = Field(False, exclude=True)  # whether the drop came with a unit; filled by `settled`
     assumed: tuple[str, ...] = ()  # every default that mattered, in words; filled by `settled`
 
     @classmethod
@@ -128,14 +129,16 @@ class Request(Value):
             "arch": info.family,
             "arch_named": self.arch is not None,
             "task": task,
+            "drop_unit_named": self.max_drop_unit is not None,
             "max_drop_unit": self.max_drop_unit or unit,
+            "goal": "quality" if self.limited and "goal" not in self.model_fields_set else self.goal,
             "seq_len": seq_len,
             "threads": self.threads or target.threads,
         }
         settled = self.model_copy(update=filled)
-        return settled.model_copy(update={"assumed": self._assumptions(settled, info, text)})
+        return settled.model_copy(update={"assumed": self._assumptions(settled, info, target, text)})
 
-    def _assumptions(self, settled: Request, info: ModelInfo, text: bool) -> tuple[str, ...]:
+    def _assumptions(self, settled: Request, info: ModelInfo, target: Target, text: bool) -> tuple[str, ...]:
         given, said = self.model_fields_set, []
         if not self.model:
             said.append(f"model: {info.name}, a typical {info.family}")
@@ -148,6 +151,10 @@ class Request(Value):
         if "goal" not in given:
             aim = "least loss within the limits" if self.limited else "overall (size and speed together)"
             said.append(f"goal: {aim}")
+        if target.max_size_bytes and target.max_size_bytes.value < (self.max_size_bytes or float("inf")):
+            said.append(f"size: at most {bytes_text(target.max_size_bytes.value)}, the limit of {target.id}")
+        if target.max_memory_bytes and target.max_memory_bytes.value < (self.max_memory_bytes or float("inf")):
+            said.append(f"memory: at most {bytes_text(target.max_memory_bytes.value)}, the limit of {target.id}")
         if "training" not in given:
             said.append(f"training: {settled.training}")
         if "data_level" not in given:
@@ -195,7 +202,7 @@ def _parsed(name: str, value: Any) -> dict[str, Any]:
         return {name: _image_size(label, value)}
     if name in ("batch", "seq_len", "threads", "top"):
         return {name: _whole(label, value)}
-    if name in Request.model_fields and name not in ("arch_named", "assumed"):
+    if name in Request.model_fields and name not in ("arch_named", "drop_unit_named", "assumed"):
         return {name: dict(value) if isinstance(value, Mapping) else value}
     near = difflib.get_close_matches(name, Request.model_fields, n=1)
     raise InputError(label, value, "unknown option", f"did you mean {near[0]}?" if near else "")

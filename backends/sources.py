@@ -44,7 +44,7 @@ class Source:
         found: dict[str, Any] = {"name": self.name, "task": self.task.name, "metric": self.task.metric}
         found |= {"info": dataclasses.asdict(self.info), "code": self.code}
         if self.model is not None:
-            config = getattr(self.model.module, "config", None)
+            config: Any = getattr(self.model.module, "config", None)
             found["config"] = config.to_dict() if hasattr(config, "to_dict") else None
             found["device"] = next((p.device.type for p in self.model.module.parameters()), "cpu")
         return found
@@ -104,7 +104,7 @@ def open_source(
     path = Path(name) if name.endswith(".onnx") else None
     if path is not None:
         file = described(path, task, arch)
-        judged_by = task_for(file.info.task, metric)
+        judged_by = task_for("fidelity" if task == "fidelity" else file.info.task, metric)
         return Source(
             name,
             file.info,
@@ -115,6 +115,6 @@ def open_source(
             code=code_digests([metric]),
         )
     model = load(name, task=task, arch=arch, allow_code=allow_code)
-    judged_by = task_for(model.info.task, metric)
-    code = code_digests([name, metric], model)
+    judged_by = task_for("fidelity" if task == "fidelity" else model.info.task, metric)
+    code = code_digests([name, model.source, metric], model)
     return Source(name, model.info, model.inputs, load_data(model, files, seed), judged_by, model=model, code=code)

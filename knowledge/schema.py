@@ -215,6 +215,11 @@ class Target(Value):
     max_size_bytes: Figure | None = None
     max_memory_bytes: Figure | None = None
 
+    @property
+    def measured(self) -> bool:
+        """Whether its rates were measured, not estimated."""
+        return self.efficiency.source.startswith("measured")
+
 
 def _known_technique(name: str) -> Any:
     if name not in CATALOG:

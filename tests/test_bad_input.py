@@ -248,6 +248,157 @@ def test_a_model_without_data(folder, model):
     refused(advisor("run", plan, "--out", "run"), 2, "--eval-data")
 
 
+# -- the user's code, stages that do not apply, files that are not sound -----------------------------------------------
+
+
+FACTORY = """
+from pathlib import Path
+Path("ran").touch()
+
+import numpy as np
+from torch import nn
+
+class Net(nn.Module):
+    task = "image-classification"
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+def make():
+    return Net(), {"pixels": np.zeros((2, 1, 8, 8), np.float32)}
+"""
+
+
+@pytest.fixture
+def digits():
+    """Samples for networks of 8 × 8 pixels."""
+    rng = np.random.default_rng(0)
+    np.savez("digits.npz", pixels=rng.normal(size=(40, 1, 8, 8)).astype(np.float32), labels=np.arange(40) % 10)
+    return {"eval": "digits.npz"}
+
+
+@pytest.fixture
+def stage(folder, monkeypatch, digits):
+    """The folder that a stage wrote of a model of the user's factory, which cannot be told without --arch."""
+    from backends.models import load
+    from backends.structure import save
+
+    Path("users_net.py").write_text(FACTORY)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("ADVISOR_STORE", str(folder / "store"))
+    save(load("users_net:make", arch="cnn", allow_code=True), Path("stage"))
+    Path("ran").unlink()
+    sys.modules.pop("users_net")
+    yield "stage"
+    sys.modules.pop("users_net", None)
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("recommend",), ("search", "--out", "out")])
+def test_a_stages_folder_runs_no_code_unasked(stage, command):
+    refused(advisor(command[0], stage, *command[1:]), 2, "users_net:make", "--allow-code")
+    refused(advisor("run", plan_file(model=stage), "--out", "out"), 2, "users_net:make", "--allow-code")
+    assert not Path("ran").exists()
+    assert not Path("out").exists()
+
+
+def test_a_stages_folder_runs_code_that_is_allowed_and_keeps_its_architecture(stage, digits):
+    shown = advisor("run", plan_file(model=stage, data=digits), "--out", "out", "--allow-code", "--json")
+    assert shown.exit_code in (0, 1), shown.output
+    assert Path("ran").exists()
+
+
+def test_an_architecture_that_was_told_is_in_the_plan(stage, digits):
+    from advisor.advise import advise, to_plan
+    from advisor.execute import open_pipeline
+    from advisor.request import Request
+
+    advice = advise(Request.parse(model="users_net:make", arch="cnn", data=digits))
+    plan = to_plan(advice.chains[0], advice)
+    assert plan.arch == "cnn"
+    assert open_pipeline(plan).source.info.family == "cnn"
+    advice = advise(Request.parse(model="zoo:digits-cnn"))
+    assert to_plan(advice.chains[0], advice).arch == ""
+
+
+@pytest.fixture
+def onnx_file(folder, monkeypatch, digits):
+    """An exported network, with shared linear weights."""
+    import torch
+
+    monkeypatch.setenv("ADVISOR_STORE", str(folder / "store"))
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 10))
+    axes = {"pixels": {0: "batch"}}
+    torch.onnx.export(
+        net, (torch.zeros(2, 1, 8, 8),), "net.onnx", input_names=["pixels"], dynamic_axes=axes, dynamo=False
+    )
+    return Path("net.onnx")
+
+
+def test_a_stage_that_changes_no_file_on_an_onnx_file(onnx_file, digits):
+    plan = plan_file(model="net.onnx", data=digits, stages=[{"technique": "magnitude"}])
+    refused(advisor("run", plan, "--out", "run"), 2, "stages: magnitude", "is an ONNX file", "name the torch model")
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("stages", "word"),
+    [
+        ([{"technique": "layer_drop"}], "layer_drop: does not apply: a cnn model; needs moe or transformer"),
+        ([{"technique": "distill", "params": {"compression": 1000}}], "distill: does not apply"),
+    ],
+)
+def test_a_stage_that_does_not_apply(stages, word):
+    refused(advisor("run", plan_file(stages=stages), "--out", "run"), 2, word)
+    assert not Path("run").exists()
+
+
+def test_a_later_stage_that_does_not_apply_to_what_is_left(folder, monkeypatch):
+    monkeypatch.setenv("ADVISOR_STORE", str(folder / "store"))
+    plan = plan_file(stages=[{"technique": "magnitude"}, {"technique": "int8_dynamic"}])
+    refused(advisor("run", plan, "--out", "run"), 2, "int8_dynamic: does not apply: a cnn model")
+
+
+def test_an_onnx_file_with_weights_that_are_not_numbers(onnx_file, digits):
+    import onnx
+
+    proto = onnx.load(onnx_file)
+    weight = next(i for i in proto.graph.initializer if len(i.dims) == 2)
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array.flat[0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(proto, onnx_file)
+    plan = plan_file(model="net.onnx", data=digits)
+    refused(advisor("run", plan, "--out", "run"), 2, "model: net.onnx", weight.name, "1 NaN")
+    assert not Path("run").exists()
+
+
+def test_an_onnx_file_that_keeps_its_weights_beside_it(onnx_file, digits):
+    import onnx
+
+    from backends.sources import open_source
+
+    onnx.save(onnx.load(onnx_file), "split.onnx", save_as_external_data=True, location="split.bin", size_threshold=0)
+
+    def fingerprint():
+        task = "image-classification"
+        return open_source("split.onnx", task=task, arch=None, metric="", files=digits, seed=0).fingerprint
+
+    before = fingerprint()
+    shown = advisor("run", plan_file(model="split.onnx", data=digits, stages=[]), "--out", "run")
+    assert shown.exit_code in (0, 1), shown.output
+    weights = bytearray(Path("split.bin").read_bytes())
+    weights[3] ^= 0x80  # the sign of one weight
+    Path("split.bin").write_bytes(weights)
+    assert fingerprint() != before
+    Path("split.bin").unlink()
+    onnx.checker.check_model(onnx.load("run/artifact/model.onnx"))
+
+
 # -- plans -------------------------------------------------------------------------------------------------------------
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from advisor.units import bytes_text, drop_text, ms_text, quality_text, ratio_text, significant
+from knowledge.values import Quality
 
 Json = Mapping[str, Any]
+Unit = Literal["pp", "%"]
 PARITY = {"max_abs_diff": "largest difference", "cosine": "mean cosine", "top1_agreement": "same first choice"}
 
 
@@ -37,15 +39,14 @@ def verdict_of(verification: Json | None) -> tuple[str, str, tuple[str, ...]]:
     return "bad", "The budget is missed.", tuple(m if isinstance(m, str) else m["text"] for m in verdict["misses"])
 
 
-def quality_drop(verification: Json) -> float:
-    """Measured loss in the metric's unit; negative: a gain."""
-    return drop_between(verification["baseline"]["quality"], verification["compressed"]["quality"])
+def quality_drop(verification: Json, unit: Unit | None = None) -> float:
+    """Measured loss in the unit asked for, or the metric's own; negative: a gain."""
+    return drop_between(verification["baseline"]["quality"], verification["compressed"]["quality"], unit)
 
 
-def drop_between(before: Json, after: Json) -> float:
-    """Loss of one score against another: percentage points for accuracies, relative percent otherwise."""
-    worse = before["value"] - after["value"] if after["higher_is_better"] else after["value"] - before["value"]
-    return float(100 * worse if after["unit"] == "pp" else 100 * worse / max(abs(before["value"]), 1e-12))
+def drop_between(before: Json, after: Json, unit: Unit | None = None) -> float:
+    """Loss of one score against another, see `Quality.drop_from`."""
+    return Quality.model_validate(after).drop_from(Quality.model_validate(before), unit)
 
 
 def speed_text(speedup: Json) -> str:
@@ -61,7 +62,7 @@ def tiles(verification: Json, plan: Json) -> tuple[Tile, ...]:
     """The four figures that a reader looks for first."""
     before, after, speed = verification["baseline"], verification["compressed"], verification["speedup"]
     allowed = plan["budget"]["max_drop"]
-    change = drop_text(quality_drop(verification), after["quality"]["unit"])
+    change = drop_text(quality_drop(verification, allowed["unit"]), allowed["unit"])
     latency = f"{ms_text(before['latency_ms']['p50'])} → {ms_text(after['latency_ms']['p50'])}"
     memory = f"{bytes_text(before['peak_memory_bytes'])} before"
     sizes = f"{bytes_text(before['size_bytes'])} → {bytes_text(after['size_bytes'])}"
@@ -77,7 +78,7 @@ def tiles(verification: Json, plan: Json) -> tuple[Tile, ...]:
     )
 
 
-def measured(verification: Json) -> tuple[MeasuredRow, ...]:
+def measured(verification: Json, unit: Unit | None = None) -> tuple[MeasuredRow, ...]:
     """Each figure of the uncompressed and of the compressed file."""
     before, after = verification["baseline"], verification["compressed"]
 
@@ -90,7 +91,7 @@ def measured(verification: Json) -> tuple[MeasuredRow, ...]:
     if before.get("download_bytes") and after.get("download_bytes"):
         gain = f"{ratio_text(before['download_bytes'] / after['download_bytes'])} smaller"
         rows.append(row("download, entropy coded", lambda m: m["download_bytes"], bytes_text, gain))
-    change = drop_text(quality_drop(verification), after["quality"]["unit"])
+    change = drop_text(quality_drop(verification, unit), unit or after["quality"]["unit"])
     efficiency = significant(verification["efficiency"])
     return (
         *rows,

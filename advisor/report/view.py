@@ -59,7 +59,7 @@ def run_report(run: Json) -> Report:
         stages=stage_rows(run),
         curves=curves(run),
         compared=compared(run),
-        measured=measured(verification) if verification else (),
+        measured=measured(verification, plan["budget"]["max_drop"]["unit"]) if verification else (),
         parity=parity(verification) if verification else (),
         explanations=tuple(verification["explanations"]) if verification else (),
         environment=tuple((k, flat_text(v)) for k, v in verification["environment"].items()) if verification else (),

@@ -13,7 +13,7 @@ from advisor.studies.space import Step
 from advisor.studies.study import SearchResult, search_chains
 from knowledge.layers import LayerTable
 from knowledge.load import load_knowledge
-from knowledge.values import Estimate, InputError, Stage
+from knowledge.values import Drop, Estimate, InputError, Plan, Stage
 
 
 def search(
@@ -44,7 +44,7 @@ def search(
         return estimate(layers, stages, target, advice.request.workload, knowledge)
 
     return search_chains(
-        to_plan(advice.chains[0], advice),
+        in_unit_of_metric(to_plan(advice.chains[0], advice), advice.request),
         chains,
         out,
         trials=trials,
@@ -55,6 +55,19 @@ def search(
         estimate=expected,
         progress=progress,
     )
+
+
+def in_unit_of_metric(plan: Plan, request: Request) -> Plan:
+    """The plan with its drop counted as its metric counts losses, unless the request named a unit.
+
+    Raises InputError for a metric that cannot be imported.
+    """
+    from backends.tasks import task_for
+
+    if request.drop_unit_named:
+        return plan
+    drop = Drop(amount=plan.budget.max_drop.amount, unit=task_for(plan.task, plan.metric).unit)
+    return plan.model_copy(update={"budget": plan.budget.model_copy(update={"max_drop": drop})})
 
 
 def search_space(advice: Recommendation) -> list[list[Step]]:

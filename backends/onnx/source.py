@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,10 @@ def described(path: Path, task: str | None, arch: str | None = None) -> OnnxMode
         )
         inputs.append(InputSpec(item.name, TYPES[item.type], shape))
     check_numbers(path)
-    info = profile_onnx(path).with_info(task=task).info
-    return OnnxModel(str(path), dataclasses.replace(info, family=arch) if arch else info, tuple(inputs))
+    layers = profile_onnx(path).with_info(task=task)
+    if arch is not None:
+        layers = layers.with_info(family=arch)
+    return OnnxModel(str(path), layers.info, tuple(inputs))
 
 
 def check_numbers(path: Path) -> None:

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
-from advisor.plans import is_code, load_plan, save_plan
+import knowledge.load
+from advisor.plans import load_plan, read_plan, save_plan
+from knowledge.sources import is_factory
 from knowledge.values import Budget, Drop, InputError, Plan, Stage, Workload
 
 BUDGET = Budget(max_drop=Drop(amount=2, unit="pp"))
@@ -55,6 +59,13 @@ def test_a_plan_reads_back_as_it_was_written(tmp_path):
         ),
         ({"stages": [{"technique": "svd"}, {"technique": "layer_drop"}]}, "stages[1]", "move it before svd"),
         ({"stages": [{"technique": "finetune"}]}, "stages[0]", "nothing to recover from"),
+        ({"stages": [{"technique": "int8_dynamic"}, {"technique": "int8_static"}]}, "stages[1]", "one quantize stage"),
+        ({"stages": [{"technique": "fp16"}, {"technique": "int8_dynamic"}]}, "stages[1]", "leave out int8_dynamic or"),
+        ({"stages": [{"technique": "graph_fusion"}, {"technique": "graph_fusion"}]}, "stages[1]", "one fuse stage"),
+        ({"target": "mobil"}, "target: mobil", "did you mean mobile"),
+        ({"target": "nowhere.yaml"}, "target: nowhere.yaml", "no such file"),
+        ({"goal": "sizes"}, "goal: sizes", "did you mean size?"),
+        ({"knowledge": "nowhere"}, "knowledge: nowhere", "no such folder"),
     ],
 )
 def test_a_wrong_plan_is_refused_in_one_line(tmp_path, changes, field, words):
@@ -86,9 +97,26 @@ def test_the_users_code_runs_only_when_allowed(tmp_path):
     assert load_plan(path, allow_code=True).model == "mymodels.cnn:make"
 
 
+@pytest.mark.parametrize("metric", ["mine:score", "zoo:x", "evil-mod:f", "evil:a.b", "evil:"])
+def test_every_metric_with_a_colon_is_code(tmp_path, metric):
+    with pytest.raises(InputError, match="--allow-code"):
+        load_plan(written(tmp_path, raw_plan(metric=metric)))
+
+
 @pytest.mark.parametrize(
     ("source", "code"),
     [("zoo:minilm", False), ("a.b:make", True), ("models/bert", False), ("m.onnx", False), ("https://x.y/z:1", False)],
 )
-def test_which_sources_are_code(source, code):
-    assert is_code(source) is code
+def test_which_models_are_code(source, code):
+    assert is_factory(source) is code
+
+
+def test_a_target_of_the_users_own_knowledge_is_known(tmp_path):
+    (tmp_path / "mine" / "targets").mkdir(parents=True)
+    ours = Path(knowledge.load.HERE, "targets", "server-cpu.yaml").read_text()
+    (tmp_path / "mine" / "targets" / "rack.yaml").write_text(ours.replace("id: server-cpu", "id: rack"))
+    path = written(tmp_path, raw_plan(target="rack"))
+    with pytest.raises(InputError, match="unknown target"):
+        load_plan(path)
+    assert read_plan(path).target == "rack"  # looking at a plan needs no target
+    assert load_plan(written(tmp_path, raw_plan(target="rack", knowledge=str(tmp_path / "mine")))).target == "rack"

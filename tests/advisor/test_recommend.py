@@ -217,7 +217,7 @@ def test_what_was_assumed_is_named():
         arch="cnn", task="image-classification", target="mobile", max_drop="2pp", goal="size", training="full",
         data_level="labeled", batch=1, threads=2,
     )  # fmt: skip
-    assert [a.split(":")[0] for a in told.defaults] == ["model"]
+    assert [a.split(":")[0] for a in told.defaults] == ["model", "size", "memory"]
 
 
 def test_same_request_same_answer():

@@ -50,7 +50,8 @@ def code(tmp_path, monkeypatch):
         (tmp_path / "users_own.py").write_text(text)
         sys.modules.pop("users_own", None)
         importlib.invalidate_caches()
-        return open_source(name, task=None, arch=None, metric=metric, files={"eval": "eval.npz"}, seed=0, allow_code=True)
+        files = {"eval": "eval.npz"}
+        return open_source(name, task=None, arch=None, metric=metric, files=files, seed=0, allow_code=True)
 
     yield opened
     sys.modules.pop("users_own", None)

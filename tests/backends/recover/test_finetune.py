@@ -27,7 +27,7 @@ def test_masks_are_read_off_the_weights_after_a_reload(small, monkeypatch, tmp_p
     pruned, decision = prune(Magnitude(ratio=0.6), model, context)
     save(pruned, tmp_path)
     monkeypatch.setattr("backends.structure.load", lambda *_, **__: small.cnn())
-    again = load_checkpoint(tmp_path)
+    again = load_checkpoint(tmp_path, allow_code=True)
     options = Finetune(epochs=2, learning_rate=1e-3)
     one, other = apply(options, pruned, context)[0], apply(options, again, context)[0]
     for (name, a), b in zip(one.module.named_parameters(), other.module.parameters(), strict=True):
