@@ -96,6 +96,13 @@ def test_the_best_trial_serves_the_goal(goal, winner):
     assert best_trial(TRIALS, goal).number == winner
 
 
+@pytest.mark.parametrize("goal", ["latency", "overall"])
+def test_gains_within_the_noise_of_timing_are_decided_by_the_loss(goal):
+    fast, careful = trial(0, 50, 2.06, 1.8), trial(1, 50, 2.0, 0.2)
+    assert best_trial([fast, careful], goal).number == 1
+    assert best_trial([trial(0, 50, 2.2, 1.8), careful], goal).number == 0
+
+
 def test_where_nothing_fits_the_nearest_miss_is_known():
     assert best_trial([TRIALS[3]], "size") is None
     assert nearest_miss([trial(0, 1, 1, 7.0), TRIALS[3]]).number == 0
