@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from advisor.commands.knowledge import knowledge
+from advisor.commands.targets import targets
 from advisor.show import console, options
 from advisor.show.shell import Shell
 
@@ -225,63 +227,8 @@ def demo(out: Path, trials: int) -> int:
     return show_demo(out, trials)
 
 
-@main.group()
-def targets() -> None:
-    """Where models run: hardware and deployment limits."""
-
-
-@targets.command(name="list")
-@options.knowledge
-@options.as_json
-def list_targets(knowledge: str | None, as_json: bool) -> None:
-    """List the targets that are known.
-
-    \b
-    Example:
-      advisor targets list
-    """
-    from advisor.show.machine import show_targets
-    from knowledge.load import load_knowledge
-
-    known = load_knowledge(knowledge).targets.values()
-    if as_json:
-        rows = [t.model_dump(mode="json", by_alias=True) for t in known]
-        console.print_json({"schema": "advisor.targets/1", "targets": rows})
-    else:
-        show_targets(known)
-
-
-@main.group()
-def knowledge() -> None:
-    """What the advice rests on."""
-
-
-@knowledge.command()
-@click.argument("technique", required=False)
-@click.option("--markdown", is_flag=True, help="Print the table of the README.")
-@options.as_json
-def techniques(technique: str | None, markdown: bool, as_json: bool) -> None:
-    """List every technique, or one with its parameters.
-
-    And whether it can run here, and why not.
-
-    \b
-    Example:
-      advisor knowledge techniques int8_static
-    """
-    from advisor import techniques as catalog
-    from advisor.show.machine import show_technique, show_techniques
-
-    if markdown:
-        click.echo(catalog.markdown_table())
-        return
-    rows = catalog.technique_rows(technique)
-    if as_json:
-        console.print_json({"schema": catalog.TECHNIQUES_SCHEMA, "techniques": rows})
-    elif technique:
-        show_technique(rows[0])
-    else:
-        show_techniques(rows)
+for command in (targets, knowledge):
+    main.add_command(command)
 
 
 if __name__ == "__main__":
