@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from advisor.advise import Recommendation
     from advisor.execute import RunResult
+    from advisor.recommendation import Recommendation
     from advisor.studies.study import SearchResult
     from knowledge.values import Plan
 

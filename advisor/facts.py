@@ -10,8 +10,11 @@ from knowledge.conditions import FactValue
 from knowledge.layers import LayerTable
 
 
-def facts_of(request: Request, predictor: Predictor) -> dict[str, FactValue]:
-    """Values for the vocabulary; what does not apply is None and satisfies no condition."""
+def facts_of(request: Request, predictor: Predictor, evidence: int = 0) -> dict[str, FactValue]:
+    """Values for the vocabulary; what does not apply is None and satisfies no condition.
+
+    `evidence`: chains that the user's own runs measured on this model.
+    """
     layers, target = predictor.layers, predictor.target
     info, base = layers.info, predictor.baseline
     kind, _ = TASKS.get(request.task or info.task, ("accuracy", "pp"))
@@ -24,14 +27,20 @@ def facts_of(request: Request, predictor: Predictor) -> dict[str, FactValue]:
         "arch": info.family,
         "subfamily": info.subfamily or None,
         "task": request.task,
+        "task.kind": task_kind(request.task or info.task),
         "metric": kind,
         "model.given": bool(request.model),
         "model.file": request.model.endswith(".onnx"),
         "parameters": float(layers.parameters),
         "size_bytes": base.bytes,
-        "blocks": float(info.blocks) if info.blocks else None,
-        "experts": float(info.experts) if info.experts else None,
+        "blocks": count(info.blocks),
+        "experts": count(info.experts),
+        "heads": count(info.heads),
+        "kv_heads": count(info.kv_heads),
+        "vocab_size": count(info.vocab_size),
         "embedding_share": base.layers.embedding_share,
+        "ffn_share": byte_share(base.layers, "ffn_", "experts"),
+        "attention_share": byte_share(base.layers, "attention_"),
         "conv_share": conv_share(layers),
         "overhead_share": base.latency.overhead / base.latency.total,
         "memory_share": base.latency.memory / base.latency.total,
@@ -39,12 +48,19 @@ def facts_of(request: Request, predictor: Predictor) -> dict[str, FactValue]:
         "target.class": target.target_class,
         "target.device": target.device,
         "target.accelerates": tuple(target.accelerates),
+        "target.operators": tuple(target.operators),
+        "target.runtime": target.provider,
+        "target.memory_bytes": figure(target.max_memory_bytes),
+        "target.size_limit_bytes": figure(target.max_size_bytes),
         "target.channel_block": figure(target.channel_block),
         "max_drop_pp": request.max_drop if kind == "accuracy" else None,
         "max_drop_percent": request.max_drop if kind != "accuracy" else None,
         "goal": request.goal,
         "training": request.training,
         "data_level": request.data_level,
+        "teacher": request.teacher,
+        "preset": request.preset or None,
+        "evidence": float(evidence),
         "limits": request.limited,
         "fits_already": not misses_of(request, predictor, base.bytes, base.latency.total, 1.0, base.memory_bytes),
         "wanted_ratio": max(ratios) if ratios else None,
@@ -52,6 +68,26 @@ def facts_of(request: Request, predictor: Predictor) -> dict[str, FactValue]:
         "batch": float(request.batch),
         "seq_len": float(request.seq_len) if request.seq_len else None,
     }
+
+
+def count(number: int) -> float | None:
+    """A count that is a fact only where there is one."""
+    return float(number) if number else None
+
+
+def task_kind(task: str) -> str:
+    """What comes out of a model with this task."""
+    if task == "causal-lm":
+        return "generation"
+    if task.endswith("-classification"):
+        return "classification"
+    return "embedding" if task == "embedding" else "other"
+
+
+def byte_share(layers: LayerTable, role: str, kind: str = "") -> float:
+    """Share of the stored bytes in layers whose role begins with `role`, or of this kind."""
+    rows = np.array([r.startswith(role) for r in layers.role], dtype=bool) | (layers.kind == kind)
+    return float(layers.row_bytes[rows].sum() / max(layers.row_bytes.sum(), 1.0))
 
 
 def conv_share(layers: LayerTable) -> float:

@@ -25,6 +25,12 @@ class Readiness(Value):
     why_not: str = ""
 
 
+@lru_cache
+def runnable() -> frozenset[str]:
+    """Techniques that have an executor; those without can be planned with, not carried out."""
+    return frozenset(cls.id for cls in EXECUTORS)
+
+
 def readiness() -> Iterator[Readiness]:
     """Each technique with the libraries that its executor imports and that are not installed."""
     for technique, cls in CATALOG.items():

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from advisor.units import bytes_text, parse_bytes, parse_count, parse_drop, parse_milliseconds, parse_ratio
-from knowledge.conditions import DATA_LEVELS, FAMILIES, GOALS, TRAINING
+from knowledge.conditions import DATA_LEVELS, FAMILIES, GOALS, TEACHERS, TRAINING
 from knowledge.layers import Family, ModelInfo
 from knowledge.schema import Target
 from knowledge.values import Budget, Drop, InputError, Value, Workload
@@ -54,6 +54,8 @@ class Request(Value):
     goal: Goal = "overall"
     training: Literal["none", "light", "full"] = "full"
     data_level: Literal["none", "calibration", "unlabeled", "labeled"] = "labeled"
+    teacher: Literal["none", "same-vocabulary", "other-vocabulary", "several", "text"] = "none"
+    preset: str = ""  # a partial plan: conservative, balanced, aggressive or the user's own
     data: dict[str, str] = Field(default_factory=dict)  # train, calibration, eval: the user's files
     batch: Annotated[int, Field(ge=1)] = 1
     seq_len: Annotated[int, Field(ge=1)] | None = None
@@ -179,6 +181,7 @@ def _parsed(name: str, value: Any) -> dict[str, Any]:
         "goal": GOALS,
         "training": TRAINING,
         "data_level": DATA_LEVELS,
+        "teacher": TEACHERS,
     }
     if name in choices:
         return {name: _choice(label, value, choices[name])}

@@ -39,15 +39,27 @@ FEATURES = ("fp16", "int8_dot", "2:4", "unstructured")
 GOALS = ("size", "latency", "throughput", "memory", "quality", "overall")
 TRAINING = ("none", "light", "full")
 DATA_LEVELS = ("none", "calibration", "unlabeled", "labeled")
+TEACHERS = ("none", "same-vocabulary", "other-vocabulary", "several", "text")
+TASK_KINDS = ("generation", "classification", "embedding", "other")
+SUBFAMILIES = (
+    *("encoder", "decoder", "vision-transformer", "moe"),
+    *("residual-cnn", "depthwise-cnn", "plain-cnn", "lstm", "complex"),
+)
+# operators of compressed files, besides those that every runtime has
+OPERATORS = (
+    *("QLinearConv", "MatMulInteger", "DynamicQuantizeLSTM"),
+    *("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"),
+)
 
 VOCABULARY: dict[str, Fact] = {
     "arch": Fact("choice", "architecture family", FAMILIES),
     "subfamily": Fact(
         "choice",
-        "kind of model inside the family",
-        ("encoder", "decoder", "moe", "residual-cnn", "depthwise-cnn", "plain-cnn", "lstm", "vision-transformer"),
+        "kind of model inside the family; complex: its core computes in complex numbers",
+        SUBFAMILIES,
     ),
     "task": Fact("name", "what the model is used for"),
+    "task.kind": Fact("choice", "what comes out: text, a class, a vector", TASK_KINDS),
     "metric": Fact("choice", "kind of quality that is spent", ("accuracy", "perplexity", "similarity", "fidelity")),
     "model.given": Fact("flag", "a model was named; otherwise a typical one stands in"),
     "model.file": Fact("flag", "the model is an exported ONNX file: nothing can be trained or reshaped"),
@@ -55,7 +67,12 @@ VOCABULARY: dict[str, Fact] = {
     "size_bytes": Fact("number", "bytes of the uncompressed file's numbers", unit="B"),
     "blocks": Fact("number", "repeated blocks"),
     "experts": Fact("number", "experts per layer"),
+    "heads": Fact("number", "attention heads per block"),
+    "kv_heads": Fact("number", "heads of keys and values per block; fewer than `heads` where they are shared"),
+    "vocab_size": Fact("number", "entries of the token embedding"),
     "embedding_share": Fact("number", "share of the bytes in embeddings, 0 to 1"),
+    "ffn_share": Fact("number", "share of the bytes in feed-forward layers and experts, 0 to 1"),
+    "attention_share": Fact("number", "share of the bytes in attention layers, 0 to 1"),
     "conv_share": Fact("number", "share of the multiply-accumulates in convolutions, 0 to 1"),
     "overhead_share": Fact("number", "share of the latency that starting operators takes, 0 to 1"),
     "memory_share": Fact("number", "share of the latency in layers that wait for memory, 0 to 1"),
@@ -65,12 +82,19 @@ VOCABULARY: dict[str, Fact] = {
     "target.accelerates": Fact(
         "list", "arithmetic faster than dense fp32 there, with a runtime that uses it", FEATURES
     ),
+    "target.operators": Fact("list", "operators of compressed files that its runtime has kernels for", OPERATORS),
+    "target.runtime": Fact("name", "execution provider of the runtime"),
+    "target.memory_bytes": Fact("number", "memory that a model may take there", unit="B"),
+    "target.size_limit_bytes": Fact("number", "largest file that may be shipped there", unit="B"),
     "target.channel_block": Fact("number", "channels that convolutions there compute at once"),
     "max_drop_pp": Fact("number", "points of accuracy that may be lost", unit="pp"),
     "max_drop_percent": Fact("number", "relative loss of the score that is allowed", unit="%"),
     "goal": Fact("choice", "what to improve first", GOALS),
     "training": Fact("choice", "how much training is possible", TRAINING),
     "data_level": Fact("choice", "the best data at hand", DATA_LEVELS),
+    "teacher": Fact("choice", "teachers at hand besides the model itself; text: only what one wrote", TEACHERS),
+    "preset": Fact("name", "preset that was asked for"),
+    "evidence": Fact("number", "chains that the user's own runs measured on this model"),
     "limits": Fact("flag", "a size, latency, memory or speed-up limit was given"),
     "fits_already": Fact("flag", "the uncompressed model meets every limit of the request and the target"),
     "wanted_ratio": Fact("number", "uncompressed bytes ÷ the smallest size limit", unit="×"),

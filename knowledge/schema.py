@@ -15,6 +15,9 @@ from knowledge.values import Value
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.:-]*$")]
 Text = Annotated[str, Field(min_length=1)]
+Operator = Literal[
+    "QLinearConv", "MatMulInteger", "DynamicQuantizeLSTM", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"
+]
 Status = Literal["measured", "paper", "reported", "corrected", "unsourced"]
 STATUSES: tuple[Status, ...] = ("measured", "paper", "reported", "corrected", "unsourced")  # strongest first
 
@@ -204,6 +207,7 @@ class Target(Value):
     provider: str = "CPUExecutionProvider"
     threads: Annotated[int, Field(ge=1)] = 1
     accelerates: dict[Literal["fp16", "int8_dot", "2:4", "unstructured"], Text] = Field(default_factory=dict)
+    operators: dict[Operator, Text] = Field(default_factory=dict)  # of compressed files, with kernels in its runtime
     gflops_fp32: Figure  # multiply and add count as two
     fp16_factor: Figure  # arithmetic rate of fp16 ÷ fp32, end to end in the runtime
     int8_factor: Figure  # the same for int8 in dense and recurrent layers

@@ -313,8 +313,9 @@ def test_a_stages_folder_runs_code_that_is_allowed_and_keeps_its_architecture(st
 
 
 def test_an_architecture_that_was_told_is_in_the_plan(stage, digits):
-    from advisor.advise import advise, to_plan
+    from advisor.advise import advise
     from advisor.execute import open_pipeline
+    from advisor.proposal import to_plan
     from advisor.request import Request
 
     advice = advise(Request.parse(model="users_net:make", arch="cnn", data=digits))

@@ -29,6 +29,8 @@ REQUEST = (
     ("goal", "NAME", "size, latency, throughput, memory, quality or overall. [overall]"),
     ("training", "LEVEL", "How much training is affordable: none, light or full. [full]"),
     ("data-level", "LEVEL", "none, calibration, unlabeled or labeled. [labeled]"),
+    ("teacher", "KIND", "A teacher beside MODEL: same-vocabulary, other-vocabulary, several, text. [none]"),
+    ("preset", "NAME", "Start from a preset: conservative, balanced or aggressive."),
     ("train-data", "PATH", "Your training data: .jsonl, .csv, .npz or an image folder."),
     ("calibration-data", "PATH", "Your calibration data."),
     ("eval-data", "PATH", "Your evaluation data."),

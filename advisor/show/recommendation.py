@@ -7,8 +7,8 @@ from collections.abc import Callable
 import click
 
 from advisor.show.console import heading, pairs, paragraph, table
-from advisor.texts import Json, chain_text, warning_text
-from advisor.units import bytes_text, count_text, interval_text, ms_text, ratio_text
+from advisor.texts import Json, chain_text, params_text, warning_text
+from advisor.units import bytes_text, count_text, interval_text, ms_text, ratio_text, seconds_text
 
 
 def show_recommendation(advice: Json) -> None:
@@ -18,7 +18,9 @@ def show_recommendation(advice: Json) -> None:
     show_chains(advice["chains"])
     show_misses(advice)
     if advice["chains"]:
+        show_cost(advice["chains"][0])
         show_reasons(advice["chains"][0])
+    show_changes(advice["changes"])
     show_refused(advice["refused"])
 
 
@@ -38,6 +40,31 @@ def show_chains(chains: list[Json]) -> None:
     ]
     right = ("size", "smaller", "faster", "quality lost")
     table(("", "chain", "size", "smaller", "faster", "quality lost", "fits"), rows, right, fold="chain")
+
+
+def show_cost(chain: Json) -> None:
+    """What carrying out the first chain takes."""
+    cost = chain["cost"]
+    if not chain["stages"] or cost is None:
+        return
+    heading("What the first costs to carry out (estimates)")
+    seconds, memory = cost["training_seconds"], cost["peak_memory_bytes"]
+    training = f"{interval_text(seconds, seconds_text)} per thousand samples" if seconds["mid"] else "none"
+    peak = f"{interval_text(memory, bytes_text)} at its peak; this machine has {bytes_text(cost['memory_bytes'])}"
+    starts = "; ".join(f"{s['technique']}: {params_text(s['params'])}" for s in chain["stages"] if s["params"])
+    pairs([("data", cost["data"]), ("training", training), ("memory", peak), ("start with", starts)], indent="  ")
+    if not cost["fits_memory"]:
+        paragraph("That is more memory than this machine has.", first="  - ")
+
+
+def show_changes(changes: list[Json]) -> None:
+    """What would make the answer another one."""
+    if changes:
+        heading("What would change the answer")
+        for change in changes:
+            option = f" ({change['option']})" if change["option"] else ""
+            text = change["text"]
+            paragraph(f"{text[:1].upper()}{text[1:].removesuffix('.')}{option}.", first="  - ")
 
 
 def show_reasons(chain: Json) -> None:

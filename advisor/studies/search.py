@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from advisor.advise import Recommendation, advise, to_plan
+from advisor.advise import advise
 from advisor.execute import Progress, silent
 from advisor.predict import estimate
+from advisor.proposal import to_plan
+from advisor.recommendation import Recommendation
 from advisor.request import Request
 from advisor.studies.space import Step
 from advisor.studies.study import SearchResult, search_chains

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from advisor.advise import Recommendation, advise, to_plan
+from advisor.advise import advise
 from advisor.plans import check_stages
 from advisor.profile import profile_source
+from advisor.proposal import to_plan
+from advisor.recommendation import Recommendation
 from advisor.request import Request
 from knowledge.conditions import holds
 from knowledge.load import load_knowledge

@@ -4,7 +4,8 @@ import os
 
 import numpy as np
 
-from advisor.advise import advise, to_plan
+from advisor.advise import advise
+from advisor.proposal import to_plan
 from advisor.request import Request
 from advisor.studies.search import in_unit_of_metric
 from backends.runner import Pipeline
