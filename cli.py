@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from advisor.commands.checks import diagnose, lint
+from advisor.commands.evidence import evidence
+from advisor.commands.explain import explain, graph
 from advisor.commands.knowledge import knowledge
 from advisor.commands.targets import targets
 from advisor.show import console, options
@@ -227,7 +230,7 @@ def demo(out: Path, trials: int) -> int:
     return show_demo(out, trials)
 
 
-for command in (targets, knowledge):
+for command in (targets, knowledge, explain, graph, evidence, lint, diagnose):
     main.add_command(command)
 
 

@@ -8,6 +8,7 @@ import networkx as nx
 
 from advisor.answer import NOT_YET, RANKING_SOURCE, Answer, profile_of
 from advisor.changes import changes_of
+from advisor.evidence import own_evidence
 from advisor.facts import facts_of
 from advisor.graph import Candidate, build_graph, explore
 from advisor.predict import Predictor
@@ -17,8 +18,10 @@ from advisor.recommendation import Recommendation
 from advisor.request import Request
 from advisor.rules import Refused, Verdicts, judge
 from knowledge.conditions import Facts
+from knowledge.evidence import Evidence
 from knowledge.layers import LayerTable
 from knowledge.load import Knowledge, load_knowledge
+from knowledge.measured import load_evidence
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,14 @@ def deliberate(
     target = known.target(request.target)
     layers = layers if layers is not None else table_for(request)
     settled = request.settled(layers.info, target)
-    predictor = Predictor(layers, target, settled.workload, known, settled.task or "")
+    evidence = all_evidence()
+    predictor = Predictor(layers, target, settled.workload, known, settled.task or "", settled.model, evidence)
     return consider(settled, known, predictor, only_runnable)
 
 
 def consider(settled: Request, known: Knowledge, predictor: Predictor, only_runnable: bool = False) -> Deliberation:
     """The deliberation over a settled request, for a predictor that is at hand."""
-    facts = facts_of(settled, predictor)
+    facts = facts_of(settled, predictor, sum(row.model == settled.model for row in own_evidence()))
     verdicts = judge(known, facts, predictor)
     if only_runnable:
         verdicts = without_planned(verdicts)
@@ -103,6 +107,11 @@ def advise(
     )
 
 
+def all_evidence() -> tuple[Evidence, ...]:
+    """What the user's own runs measured, and what ships with the package."""
+    return (*own_evidence(), *load_evidence())
+
+
 def with_preset(request: Request, known: Knowledge) -> tuple[Request, Knowledge]:
     """The request and the rules under the preset that was asked for: its budget, and its parameters to start from."""
     if not request.preset:
@@ -120,5 +129,10 @@ def table_for(request: Request) -> LayerTable:
     from advisor.profile import profile_source
 
     return profile_source(
-        request.model, arch=request.arch, task=request.task, workload=request.workload, params=request.params
+        request.model,
+        arch=request.arch,
+        task=request.task,
+        workload=request.workload,
+        params=request.params,
+        knowledge=request.knowledge,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from advisor.predict import Predictor
 from advisor.ranking import Ranked, Ranking
 from advisor.recommendation import Change
 from advisor.units import bytes_text, ms_text, ratio_text
@@ -29,7 +28,7 @@ def changes_of(thought: Deliberation, consider: Consider) -> tuple[Change, ...]:
     now = next((r for r in thought.ranked if r.fits), None)
     found: list[Change] = []
     for option, words, best in _alternatives(thought, consider):
-        if best is None or not best.fits or best.candidate.ids == (now.candidate.ids if now else None):
+        if best is None or not best.fits:
             continue
         text, chain = _gain(words, best, now), "+".join(best.candidate.ids) or "nothing"
         outlook = thought.predictor.estimate(best.candidate.outlook)
@@ -68,7 +67,7 @@ def _alternatives(thought: Deliberation, consider: Consider) -> Iterator[tuple[s
                 "int8_conv_factor": figure,
             }
         )
-        predictor = Predictor(thought.predictor.layers, better, request.workload, thought.knowledge, request.task or "")
+        predictor = thought.predictor.on(better)
         best = _first(consider(request, thought.knowledge, predictor).ranked)
         yield "", "on hardware with an INT8 dot product there would be", best
 

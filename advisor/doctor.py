@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from advisor.readiness import Readiness, readiness
+from knowledge.places import cache_folder
 from knowledge.values import Value
 
 DOCTOR_SCHEMA = "advisor.doctor/1"
@@ -52,7 +53,9 @@ class Diagnosis(Value):
 
     @property
     def exit_code(self) -> int:
-        return int(any(c.status == "missing" for c in self.checks) or not all(t.runs for t in self.techniques))
+        """1 where something is missing; a technique that nobody can run yet is not."""
+        broken = any(not t.runs and not t.planned_only for t in self.techniques)
+        return int(broken or any(c.status == "missing" for c in self.checks))
 
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -155,8 +158,6 @@ def _accelerator() -> Check:
 
 
 def _cache() -> Iterator[Check]:
-    from backends.store import cache_folder
-
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,7 @@ def run_plan(
     Finished stages are taken from the store: an interrupted run goes on where it stopped. Raises InputError on anything
     wrong with model or data, RunFailed where a stage could not be carried out.
     """
+    from advisor.recording import record_run
     from advisor.report.layers import layer_rows
     from backends.records import EXPORT
 
@@ -99,6 +100,7 @@ def run_plan(
     write_text(out / "verification.json", json.dumps(run["verification"], indent=1))
     write_text(out / "run.json", json.dumps(run))
     _report(out, run)
+    record_run(plan, pipeline, verification, out, progress)
     return RunResult(out, run, verification)
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
@@ -25,7 +27,11 @@ from knowledge.techniques.catalog import CATALOG
 
 START, EXPORT = "START", "EXPORT"
 MAX_STAGES = 4  # lossless ones not counted: distill, one cut, its recovery, quantize
-MAX_STATES = 4000
+MAX_OUTLOOKS = 4000  # chains that are estimated, the most promising first,
+MORE_OUTLOOKS = 1000  # and where those were not all, the ones that compress most
+
+Costs = tuple[float, float, float, int]
+Score = Callable[[Outlook, int], float]
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class State:
     outlook: Outlook
 
     @property
-    def costs(self) -> tuple[float, float, float, int]:
+    def costs(self) -> Costs:
         """What dominance compares: loss, bytes, latency, stages."""
         o = self.outlook
         return o.drop.mid, o.bytes, o.latency.total, len(self.techniques)
@@ -66,22 +72,20 @@ def build_graph(verdicts: Verdicts) -> nx.DiGraph:
         graph.add_node(name, technique=name, phase=_phase(name))
         leaves[name] = _with_followers(graph, verdicts, name)
     graph.add_node(EXPORT, technique="", phase=max((_phase(t) for t in staged), default=0) + 10)
-    ordered: dict[tuple[str, str], list[str]] = {}
-    for rule, first, then in verdicts.orders():
-        ordered.setdefault((first, then), []).append(rule)
-    favored: dict[str, list[str]] = {name: [] for name in staged}
-    for rule_, about, weight in verdicts.preferences():
-        for name in staged:
-            if weight > 0 and about.covers(name):
-                favored[name].append(rule_.id)
     for first in (START, *staged):
         graph.add_edge(leaves[first], EXPORT, rules=())
         for then in staged:
             rises = first == START or _phase(first) < _phase(then)
             if rises and not graph.has_node(f"{then}@{first}"):  # it follows anyway
-                rules = dict.fromkeys((*ordered.get((first, then), ()), *favored[then]))
-                graph.add_edge(leaves[first], then, rules=tuple(rules))
+                graph.add_edge(leaves[first], then, rules=_behind(verdicts, first, then))
     return graph
+
+
+def _behind(verdicts: Verdicts, first: str, then: str) -> tuple[str, ...]:
+    """The rules behind an edge: those that order its ends, and those that prefer where it leads."""
+    favored = verdicts.favored(then)
+    ordering = verdicts.ordering(first, then) if first != START else []
+    return tuple(dict.fromkeys((*ordering, *favored))) if ordering else favored  # shared: edges are many
 
 
 def _phase(name: str) -> int:
@@ -101,29 +105,16 @@ def _with_followers(graph: nx.DiGraph, verdicts: Verdicts, name: str) -> str:
     return last
 
 
-def explore(
-    graph: nx.DiGraph, verdicts: Verdicts, predictor: Predictor, score: Callable[[Outlook, int], float]
-) -> list[Candidate]:
-    """Every chain worth comparing, the most promising expanded first. `score(outlook, stages)`: larger is better."""
-    begin = State(START, (), predictor.layers, predictor.baseline)
-    order = itertools.count()
-    frontier = [(-score(begin.outlook, 0), next(order), begin)]
-    seen: dict[str, list[State]] = {}
-    found: list[Candidate] = []
-    expanded = 0
-    while frontier and expanded < MAX_STATES:
-        *_, state = heapq.heappop(frontier)
-        if _beaten(state, seen.setdefault(state.node, [])):
-            continue
-        seen[state.node].append(state)
-        expanded += 1
-        for node in graph.successors(state.node):
-            if node == EXPORT:
-                found.append(Candidate(state.techniques, state.outlook))
-            elif counted(state.techniques) < MAX_STAGES or CATALOG[graph.nodes[node]["technique"]].lossless:
-                for child in _children(graph, verdicts, predictor, state, node):
-                    heapq.heappush(frontier, (-score(child.outlook, len(child.techniques)), next(order), child))
-    return found
+def explore(graph: nx.DiGraph, verdicts: Verdicts, predictor: Predictor, score: Score) -> list[Candidate]:
+    """Every chain worth comparing, the most promising estimated first. `score(outlook, stages)`: larger is better.
+
+    Where there are more than can be estimated, the rest of the time goes to those that shrink and speed up most,
+    whatever they cost: limits may ask for that.
+    """
+    found = Exploration(graph, verdicts, predictor)
+    if not found.explore(score, MAX_OUTLOOKS):
+        found.explore(lambda outlook, stages: math.log2(outlook.compression * outlook.speedup), MORE_OUTLOOKS)
+    return found.candidates
 
 
 def counted(techniques: Sequence[Technique]) -> int:
@@ -131,25 +122,100 @@ def counted(techniques: Sequence[Technique]) -> int:
     return sum(not t.lossless for t in techniques)
 
 
-def _children(graph: nx.DiGraph, verdicts: Verdicts, predictor: Predictor, state: State, node: str) -> list[State]:
-    """The state's chain with the node's technique added, once for each setting worth planning with."""
-    name = graph.nodes[node]["technique"]
-    children = []
-    for technique in verdicts.settings[name]:
+@dataclass(frozen=True)
+class Step:
+    """One way to go on from a node, and what it is worth when nothing comes before it."""
+
+    gain: float
+    node: str
+    technique: Technique
+
+
+class Exploration:
+    """Chains by their promise: what a chain is worth, and what its next step is worth on its own.
+
+    Only the chain that is estimated next is ever built. `candidates` grow from one run to the next.
+    """
+
+    def __init__(self, graph: nx.DiGraph, verdicts: Verdicts, predictor: Predictor) -> None:
+        self.graph, self.verdicts, self.predictor = graph, verdicts, predictor
+        self.begin = State(START, (), predictor.layers, predictor.baseline)
+        self.candidates = [Candidate((), predictor.baseline)]
+        self.known: dict[tuple[Technique, ...], State | None] = {}  # None: not worth going on
+        self.costs: dict[str, list[Costs]] = {}  # of the chains that reached a node
+
+    def explore(self, score: Score, outlooks: int) -> bool:
+        """Estimate up to so many chains more; whether that was all there are."""
+        most, order = len(self.known) + outlooks, itertools.count()
+        worth = self._worth(score)
+        frontier: list[tuple[float, int, State, float, list[Step], int]] = []
+
+        def reach(state: State, promise: float, steps: list[Step], number: int) -> None:
+            if number < len(steps):
+                item = (-promise - steps[number].gain, next(order), state, promise, steps, number)
+                heapq.heappush(frontier, item)
+
+        start = score(self.begin.outlook, 0)
+        reach(self.begin, start, self._steps(self.begin, worth), 0)
+        while frontier:
+            if len(self.known) >= most:
+                return False
+            expected, _, state, promise, steps, number = heapq.heappop(frontier)
+            reach(state, promise, steps, number + 1)
+            child = self._child(state, steps[number])
+            if child is not None:
+                ends = self.graph.has_edge(child.node, EXPORT)  # otherwise its worth shows with what must follow
+                value = score(child.outlook, len(child.techniques)) if ends else -expected
+                reach(child, value, self._steps(child, worth), 0)
+        return True
+
+    def _worth(self, score: Score) -> dict[Technique, float]:
+        """What each technique adds to the uncompressed model, with what must follow it."""
+        base, found = score(self.begin.outlook, 0), {}
+        for node in self.graph.successors(START):
+            for technique in self.verdicts.settings[node] if node != EXPORT else ():
+                state = self._child(self.begin, Step(0.0, node, technique))
+                while state is not None and not self.graph.has_edge(state.node, EXPORT):
+                    follower = next(iter(self.graph.successors(state.node)))
+                    planned = self.verdicts.settings[self.graph.nodes[follower]["technique"]]
+                    state = self._child(state, Step(0.0, follower, planned[len(planned) // 2]))
+                if state is not None:
+                    found[technique] = score(state.outlook, len(state.techniques)) - base
+        return found
+
+    def _steps(self, state: State, worth: Mapping[Technique, float]) -> list[Step]:
+        """The ways to go on, the most promising first."""
+        full = counted(state.techniques) >= MAX_STAGES
+        found = []
+        for node in self.graph.successors(state.node):
+            name = self.graph.nodes[node]["technique"]
+            if node == EXPORT or (full and not CATALOG[name].lossless):
+                continue
+            found += [Step(worth.get(technique, 0.0), node, technique) for technique in self.verdicts.settings[name]]
+        return sorted(found, key=lambda step: -step.gain)
+
+    def _child(self, state: State, step: Step) -> State | None:
+        """The state's chain with a technique added; None where it changes nothing or another chain is nowhere worse."""
+        chain = (*state.techniques, step.technique)
+        if chain not in self.known:
+            child = self.known[chain] = self._built(state, step, chain)
+            if child is not None and self.graph.has_edge(child.node, EXPORT):
+                self.candidates.append(Candidate(chain, child.outlook))
+        return self.known[chain]
+
+    def _built(self, state: State, step: Step, chain: tuple[Technique, ...]) -> State | None:
+        technique = step.technique
         if state.techniques and technique.level is Level.MODEL and any(technique.refusals(state.layers)):
-            continue  # an earlier stage left nothing for it to change
-        solved = verdicts.students.get(technique) if not state.techniques else None
+            return None  # an earlier stage left nothing for it to change
+        solved = self.verdicts.students.get(technique) if not state.techniques else None
         layers, files = after(technique, state.layers, state.outlook.layers, solved)
-        chain = (*state.techniques, technique)
         if files is state.outlook.layers:  # the file stays as it is: only the loss can be new
-            outlook = replace(state.outlook, drop=predictor.quality.chain(chain))
+            outlook = replace(state.outlook, drop=self.predictor.quality.chain(chain))
         else:
-            outlook = predictor.outlook(chain, files)
-        children.append(State(node, chain, layers, outlook))
-    return children
-
-
-def _beaten(state: State, others: Sequence[State]) -> bool:
-    """Whether another chain that reached the same node is nowhere worse."""
-    mine = state.costs
-    return any(all(a <= b for a, b in zip(other.costs, mine, strict=True)) for other in others)
+            outlook = self.predictor.outlook(chain, files)
+        child = State(step.node, chain, layers, outlook)
+        mine, others = child.costs, self.costs.setdefault(step.node, [])
+        if any(all(map(operator.le, other, mine)) for other in others):
+            return None
+        others.append(mine)
+        return child

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
@@ -18,6 +20,18 @@ from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Plan
 
 ONCE = (Phase.QUANTIZE, Phase.FUSE)  # a second stage would work on what the first has replaced
+
+
+@dataclass(frozen=True)
+class StageProblem:
+    """Why a stage cannot stand where it does."""
+
+    kind: Literal["order", "repeat", "no-loss"]
+    stage: int
+    technique: str
+    problem: str
+    remedy: str
+    other: str = ""  # the technique before it that it collides with
 
 
 def load_plan(path: Path, allow_code: bool = False) -> Plan:
@@ -68,22 +82,38 @@ def techniques(plan: Plan, where: str = "stages") -> list[Technique]:
 
 def check_stages(plan: Plan, where: str) -> None:
     """Raise InputError where parameters or the order of stages are illegal."""
+    for found in stage_problems(techniques(plan, f"{where}: stages")):
+        raise InputError(f"{where}: stages[{found.stage}]", found.technique, found.problem, found.remedy)
+
+
+def stage_problems(chain: Sequence[Technique]) -> Iterator[StageProblem]:
+    """Why stages of a chain cannot stand where they do, in their order."""
     last = None
-    for number, technique in enumerate(techniques(plan, f"{where}: stages")):
-        field = f"{where}: stages[{number}]"
-        if last is None and technique.phase is None:
-            raise InputError(field, technique.id, "nothing to recover from", "put a lossy stage before it")
-        if last is not None and last.level is Level.GRAPH and technique.level is Level.MODEL:
-            problem = f"changes the torch model but stands after {last.id}, which changes the exported file"
-            raise InputError(field, technique.id, problem, f"move it before {last.id}")
-        if last is not None and technique.phase is not None and last.phase is not None and technique.phase < last.phase:
-            problem = f"{technique.family} stands after {last.family}"
-            raise InputError(field, technique.id, problem, f"move it before {last.id}")
-        if last is not None and technique.phase in ONCE and technique.phase == last.phase:
-            problem = f"stands after {last.id}: a plan has one {technique.family} stage"
-            raise InputError(field, technique.id, problem, f"leave out {technique.id} or {last.id}")
-        if technique.phase is not None or last is None:
+    for number, technique in enumerate(chain):
+        found = _problem(number, technique, last)
+        if found is not None:
+            yield found
+        elif technique.phase is not None:
             last = technique
+
+
+def _problem(number: int, technique: Technique, last: Technique | None) -> StageProblem | None:
+    """What speaks against a technique after `last`, the last one before it that is no recovery."""
+    if last is None:
+        if technique.phase is None:
+            remedy = "put a lossy stage before it"
+            return StageProblem("no-loss", number, technique.id, "nothing to recover from", remedy)
+        return None
+    if last.level is Level.GRAPH and technique.level is Level.MODEL:
+        problem = f"changes the torch model but stands after {last.id}, which changes the exported file"
+        return StageProblem("order", number, technique.id, problem, f"move it before {last.id}", last.id)
+    if technique.phase is not None and last.phase is not None and technique.phase < last.phase:
+        problem = f"{technique.family} stands after {last.family}"
+        return StageProblem("order", number, technique.id, problem, f"move it before {last.id}", last.id)
+    if technique.phase in ONCE and technique.phase == last.phase:
+        problem = f"stands after {last.id}: a plan has one {technique.family} stage"
+        return StageProblem("repeat", number, technique.id, problem, f"leave out {technique.id} or {last.id}", last.id)
+    return None
 
 
 def _check_names(plan: Plan, where: str) -> None:

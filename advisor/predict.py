@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from advisor.quality import QualityModel, Spread
 from advisor.request import TASKS
 from knowledge.deploy import deployed
+from knowledge.evidence import Evidence
 from knowledge.layers import LayerTable
 from knowledge.load import Knowledge
 from knowledge.schema import Target
@@ -150,13 +152,27 @@ class Predictor:
     """Outlooks for chains over one model, target and workload."""
 
     def __init__(
-        self, layers: LayerTable, target: Target, workload: Workload, knowledge: Knowledge, task: str = ""
+        self,
+        layers: LayerTable,
+        target: Target,
+        workload: Workload,
+        knowledge: Knowledge,
+        task: str = "",
+        model: str = "",  # as evidence names it
+        evidence: Sequence[Evidence] = (),
     ) -> None:
         self.layers, self.target, self.workload = layers, target, workload
         kind, unit = TASKS.get(task or layers.info.task, ("accuracy", "pp"))
-        self.quality = QualityModel(knowledge, layers.info.family, kind, unit)
+        self.quality = QualityModel(knowledge, layers.info, kind, unit, evidence, model, layers.parameters)
         self.roofline = Roofline(target, workload)
         self.measured = target.measured
+
+    def on(self, target: Target) -> Predictor:
+        """The same model and quality on another target."""
+        other = copy(self)
+        other.__dict__.pop("baseline", None)
+        other.target, other.roofline, other.measured = target, Roofline(target, self.workload), target.measured
+        return other
 
     @cached_property
     def baseline(self) -> Outlook:
@@ -207,13 +223,19 @@ class Predictor:
 
 
 def estimate(
-    layers: LayerTable, stages: Sequence[Stage], target: Target, workload: Workload, knowledge: Knowledge
+    layers: LayerTable,
+    stages: Sequence[Stage],
+    target: Target,
+    workload: Workload,
+    knowledge: Knowledge,
+    model: str = "",
+    evidence: Sequence[Evidence] = (),
 ) -> Estimate:
     """What `stages` are expected to give for the model `layers` on `target`: never a measurement.
 
     Raises InputError on an unknown technique or a parameter out of range.
     """
-    predictor = Predictor(layers, target, workload, knowledge)
+    predictor = Predictor(layers, target, workload, knowledge, model=model, evidence=evidence)
     return predictor.estimate(predictor.chain([build(stage) for stage in stages]))
 
 

@@ -21,7 +21,7 @@ from advisor.workloads import at_workload
 from knowledge.layers import Family, LayerTable, table_from_json
 from knowledge.roles import assign, completed
 from knowledge.sources import is_factory
-from knowledge.typical import typical
+from knowledge.typical import build, typical, typical_models
 from knowledge.values import InputError, Workload
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,17 +36,19 @@ def profile_source(
     task: str | None = None,
     workload: Workload | None = None,
     params: int | None = None,
+    knowledge: str = "",
 ) -> LayerTable:
     """The table of a model that is named, or of the typical one for `arch` when none is.
 
-    `source`: zoo:NAME, a Hugging Face folder or hub id, an .onnx file, package.module:factory; None or "" for a typical
-    model, scaled to `params` parameters. Raises InputError: no such model, broken files, an architecture or a task that
+    `source`: zoo:NAME, a Hugging Face folder or hub id, an .onnx file, package.module:factory, the id of a typical
+    model; None or "" for the typical model of `arch`, scaled to `params` parameters. `knowledge`: the user's folder,
+    whose models/ are known besides ours. Raises InputError: no such model, broken files, an architecture or a task that
     cannot be told (asking for --arch or --task).
     """
     _check(arch, task)
     workload = workload or Workload()
     if not source:
-        return typical(_told(arch), task, params, workload)
+        return typical(_told(arch), task, params, workload, knowledge)
     if params is not None:
         raise InputError("params", f"{params:,}", f"{source} has the parameters it has", "leave out MODEL, or --params")
     path = Path(source)
@@ -64,11 +66,13 @@ def profile_source(
         return profile_factory(source, task, arch, workload)
     if HUB_ID.fullmatch(source) and not source.startswith("."):
         return _from_hub(source, arch, task, workload)
+    if (model := next((m for m in typical_models(knowledge) if m.id == source), None)) is not None:
+        return build(model, workload)
     raise InputError(
         "model",
         source,
         "no such folder or file",
-        "give a folder, zoo:NAME, a hub id (owner/name) or package.module:factory",
+        "give a folder, zoo:NAME, a hub id (owner/name), package.module:factory or a typical model's id",
     )
 
 

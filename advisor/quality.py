@@ -1,30 +1,43 @@
-"""What a chain costs in quality: an interval from published and measured figures, monotone in the strengths."""
+"""What a chain costs in quality: an interval from published figures, moved by what was measured on models like it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+from advisor.curves import Scale
+from advisor.learned import (
+    Curves,
+    Kin,
+    Outcome,
+    Residual,
+    Residuals,
+    StageKey,
+    combined,
+    kinds,
+    outcomes,
+    stage_keys,
+    with_recovery,
+)
+from advisor.published import PublishedLosses
+from knowledge.evidence import Evidence
+from knowledge.layers import ModelInfo
 from knowledge.load import Knowledge
-from knowledge.schema import STATUSES, Claim
-from knowledge.techniques.base import Family, Level, Technique
+from knowledge.techniques.base import Technique
 from knowledge.values import Interval
 
-# how much a figure counts, and how far the truth may be from it (a factor up and down)
-WEIGHT = {"measured": 1.0, "paper": 0.6, "reported": 0.4, "corrected": 0.3, "unsourced": 0.1}
-SPREAD = {"measured": 1.5, "paper": 1.8, "reported": 2.0, "corrected": 2.2, "unsourced": 2.5}
-OTHER_FAMILY = 1.3  # wider where the figures come from another architecture family
-OTHER_METRIC = 1.8  # wider where they come from another metric
-ASSUMED_SPREAD = 3.0
 FLOOR = 0.1  # no lossy stage is surer than this, in pp or %
-RECOVERY_LEFT = 0.4  # share of a loss that recovery training leaves, where no figure says: S3 has 0.23 and 0.46
-
-# a point of accuracy in other currencies, for techniques without a figure in that metric
-EXCHANGE = {"accuracy": 1.0, "perplexity": 8.0, "similarity": 5.0, "fidelity": 5.0}
-# loss in points at strength 1 before recovery, for techniques without any figure
-ASSUMED = {Family.DISTILL: 3.0, Family.RESHAPE: 12.0, Family.FACTORIZE: 12.0, Family.PRUNE: 15.0, Family.QUANTIZE: 1.0}
+KNEE = {"accuracy": 1.0, "perplexity": 1.0, "similarity": 0.2, "fidelity": 1.0}  # see Scale
+NEAR_STRENGTH = 0.15  # of a dial's range: chains of this model farther off teach less
+PRIOR = 0.5  # how many measurements of this model what others say is worth
+SUREST = 0.35  # of the usual distance from the prediction, however much was measured on this model
+PAPERS = 2.0  # how many measurements a paper's figure is worth
+ASSUMED = 0.3  # and what is assumed without any figure
+MOSTLY = 0.9  # a share that hides the rest
+LEAST_MODELS = 3  # for residuals between models
 
 
 @dataclass(frozen=True)
@@ -37,141 +50,158 @@ class Spread:
     basis: str
 
 
+@dataclass(frozen=True)
+class StageLoss:
+    """Loss of one stage: how far published figures may be off, and the share of it that was measured here."""
+
+    loss: float
+    factor: float
+    share: float
+    basis: str
+
+
 NOTHING = Spread(0.0, 0.0, 0.0, "lossless")
 
 
 class QualityModel:
-    """Losses for one architecture family and one metric; each technique is asked once."""
+    """Losses for one model and one metric; each chain is asked once.
 
-    def __init__(self, knowledge: Knowledge, family: str, metric: str, unit: Literal["pp", "%"]) -> None:
-        self.knowledge, self.family, self.metric, self.unit = knowledge, family, metric, unit
-        self._known: dict[tuple[Technique, bool], Spread] = {}
+    `evidence`: measured chains of this metric, the user's own and those that ship; `model`: its name in them.
+    """
 
-    def stage(self, technique: Technique, recovered: bool) -> Spread:
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        info: ModelInfo,
+        metric: str,
+        unit: Literal["pp", "%"],
+        evidence: Sequence[Evidence] = (),
+        model: str = "",
+        parameters: int = 0,
+    ) -> None:
+        self.info, self.metric, self.unit = info, metric, unit
+        self.kin = Kin(info.family, info.subfamily, parameters)
+        self.published = PublishedLosses(knowledge, info.family, metric, parameters)
+        most = 100.0 * (1 - 1 / info.classes) if metric == "accuracy" and info.classes > 1 else math.inf
+        self.scale = Scale(KNEE[metric], 100.0 if metric == "fidelity" else most)
+        self.measured = outcomes(row for row in evidence if row.metric == metric)
+        self.own = [o for o in self.measured if model and o.model == model]
+        self.others = [o for o in self.measured if not (model and o.model == model)]
+        self._known: dict[tuple[Technique, bool], StageLoss] = {}
+
+    # -- stages ------------------------------------------------------------------------------------
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Curves from other models; this one's own rows move the result."""
+        return Curves(self.others, self.scale, self.kin)
+
+    def stage(self, technique: Technique, recovered: bool) -> StageLoss:
         """Loss of one stage, before or after recovery training."""
         key = (technique, recovered)
         if key not in self._known:
             self._known[key] = self._stage(technique, recovered)
         return self._known[key]
 
+    def _stage(self, technique: Technique, recovered: bool) -> StageLoss:
+        said = self.published.stage(technique, recovered)
+        found = self.curves.stage(StageKey(technique.id, recovered, technique.strength()))
+        if found is None:
+            return StageLoss(said.loss, said.factor, 0.0, said.basis)
+        value, worth = found
+        papers = PAPERS * said.weight + ASSUMED
+        blended = (worth * value + papers * float(self.scale.of(said.loss))) / (worth + papers)
+        share = worth / (worth + papers)
+        measured = f"{technique.id}: measured on embedded models"
+        basis = f"{measured}; {said.basis}" if share < MOSTLY else measured
+        return StageLoss(
+            float(self.scale.losses(blended)), said.factor, share, said.basis if share < 1 - MOSTLY else basis
+        )
+
+    # -- chains ------------------------------------------------------------------------------------
+
     def chain(self, techniques: Sequence[Technique]) -> Spread:
-        """Loss of a chain. Middles add up (relative losses compound), distances from the middle add in squares."""
-        parts = [self.stage(t, r) for t, r in with_recovery(techniques) if not t.lossless]
-        if not parts:
+        """Loss of a chain with its 80 % interval."""
+        stages = [(t, r) for t, r in with_recovery(techniques) if not t.lossless]
+        if not stages:
             return NOTHING
-        compound = self.metric == "perplexity"
-        mid = 100 * (math.prod(1 + p.mid / 100 for p in parts) - 1) if compound else sum(p.mid for p in parts)
-        low = mid - math.sqrt(sum((p.mid - p.low) ** 2 for p in parts))
-        high = mid + math.sqrt(sum((p.high - p.mid) ** 2 for p in parts))
-        basis = "; ".join(dict.fromkeys(p.basis for p in parts))
-        return Spread(max(0.0, low), mid, high, basis if len(parts) == 1 else f"{basis}; losses added up")
+        parts = [self.stage(t, r) for t, r in stages]
+        keys = stage_keys(techniques)
+        mid = combined([part.loss for part in parts], self.metric == "perplexity")
+        basis = "; ".join(dict.fromkeys(part.basis for part in parts))
+        if len(parts) > 1:
+            basis += "; losses added up"
+        center, sure = self._moved(keys, float(self.scale.of(mid)), [part.loss for part in parts])
+        if sure < 1:
+            basis = f"{len(self.own)} chains measured on this model; {basis}"
+        low, high = self._claimed(mid, parts)
+        share = min(part.share for part in parts)
+        if share > 0 and self.residuals is not None:
+            between = self.residuals.bounds(keys, float(self.scale.of(mid)))
+            low, high = (share * m + (1 - share) * c for m, c in zip(between, (low, high), strict=True))
+        shown = self.scale.losses([center + low * sure, center, center + high * sure]).tolist()
+        return Spread(min(shown[0], shown[1]), shown[1], max(shown[1], shown[2]), basis)
+
+    def _claimed(self, mid: float, parts: Sequence[StageLoss]) -> tuple[float, float]:
+        """Distances on the scale by the spread of published figures: those of the stages add in squares."""
+        down = math.sqrt(sum(max(p.loss - p.loss / p.factor, FLOOR) ** 2 for p in parts))
+        up = math.sqrt(sum(max(p.loss * p.factor - p.loss, FLOOR) ** 2 for p in parts))
+        at = self.scale.of([max(0.0, mid - down), mid, mid + up]).tolist()
+        return at[0] - at[1], at[2] - at[1]
+
+    def _moved(self, keys: Sequence[StageKey], value: float, losses: Sequence[float]) -> tuple[float, float]:
+        """The value moved toward this model's own chains, and the share of the usual doubt that is left."""
+        if not self.own:
+            return value, 1.0
+        total, weight = 0.0, 0.0
+        for outcome, residual in self._own_residuals:
+            near = likeness(keys, losses, outcome.stages)
+            total += near * residual
+            weight += near
+        return value + total / (weight + PRIOR), max(SUREST, math.sqrt(PRIOR / (weight + PRIOR)))
+
+    @cached_property
+    def _own_residuals(self) -> list[tuple[Outcome, float]]:
+        return [(o, float(self.scale.of(o.loss)) - self._predicted(o, self.curves)) for o in self.own]
+
+    @cached_property
+    def residuals(self) -> Residuals | None:
+        """Each model's chains against what the other models' curves say; None with too few models to tell."""
+        models = sorted({o.model for o in self.measured})
+        if len(models) < LEAST_MODELS:
+            return None
+        found = []
+        for model in models:
+            mine = [o for o in self.measured if o.model == model]
+            rest = [o for o in self.measured if o.model != model]
+            curves = Curves(rest, self.scale, Kin(mine[0].family, mine[0].subfamily, mine[0].parameters))
+            for outcome in mine:
+                if all(s.curve in curves.curves for s in outcome.stages):
+                    predicted = self._predicted(outcome, curves)
+                    error = float(self.scale.of(outcome.loss)) - predicted
+                    found.append(Residual(kinds(outcome.stages), predicted, error))
+        return Residuals(found) if found else None
+
+    def _predicted(self, outcome: Outcome, curves: Curves) -> float:
+        """A measured chain's value on the scale by curves; what they do not know counts as nothing lost."""
+        values = [(curves.stage(s) or (0.0, 0))[0] for s in outcome.stages]
+        losses = self.scale.losses(values).tolist()
+        return float(self.scale.of(combined(losses, self.metric == "perplexity")))
 
     def interval(self, spread: Spread) -> Interval:
         """A spread as it is shown."""
         rounded = {name: round(getattr(spread, name), 3) for name in ("low", "mid", "high")}
         return Interval(**rounded, unit=self.unit, basis=spread.basis)
 
-    def _stage(self, technique: Technique, recovered: bool) -> Spread:
-        strength = technique.strength()
-        claims = self._claims(technique.id)
-        if not claims:
-            points = ASSUMED.get(technique.family, 5.0) * strength * EXCHANGE[self.metric]
-            mid = points * (RECOVERY_LEFT if recovered and technique.family is not Family.DISTILL else 1.0)
-            return _around(mid, ASSUMED_SPREAD, f"{technique.id}: no published figure was found, assumed")
-        own = [c for c in claims if c.recovered == recovered] or claims
-        mid = curve(own, strength) * self._exchange(own)
-        basis = _cited(technique.id, own)
-        if own[0].recovered != recovered and recovered:
-            mid *= RECOVERY_LEFT
-            basis += ", recovery assumed to win back 60 %"
-        elif own[0].recovered != recovered:
-            mid /= RECOVERY_LEFT
-            basis += ", without the recovery these had"
-        if self._exchange(own) != 1:
-            basis += f", carried over to {self.metric}"
-        return _around(mid, self._factor(own), basis)
 
-    def _claims(self, technique: str) -> list[Claim]:
-        """The figures that say most: same metric before other metrics, same family before other families."""
-        claims = self.knowledge.claims_by_technique.get(technique, [])
-        family = "transformer" if self.family == "moe" else self.family
-        metric = "similarity" if self.metric == "fidelity" else self.metric
-        for group in (
-            [c for c in claims if c.metric == metric and c.arch == family],
-            [c for c in claims if c.metric == metric],
-            [c for c in claims if c.arch == family],
-        ):
-            if group:
-                return group
-        return claims
-
-    def _exchange(self, claims: Sequence[Claim]) -> float:
-        metric = "similarity" if self.metric == "fidelity" else self.metric
-        return 1.0 if claims[0].metric == metric else EXCHANGE[self.metric] / EXCHANGE[claims[0].metric]
-
-    def _factor(self, claims: Sequence[Claim]) -> float:
-        factor = min(SPREAD[c.status] for c in claims)
-        if all(c.arch != ("transformer" if self.family == "moe" else self.family) for c in claims):
-            factor *= OTHER_FAMILY
-        return factor * (OTHER_METRIC if self._exchange(claims) != 1 else 1.0)
-
-
-def with_recovery(techniques: Sequence[Technique]) -> list[tuple[Technique, bool]]:
-    """Each lossy stage with whether training follows it before the model leaves torch. A student is trained already."""
-    found = []
-    for number, technique in enumerate(techniques):
-        if technique.family is Family.RECOVER:
-            continue
-        trained = technique.level is Level.MODEL and (
-            technique.family is Family.DISTILL or any(t.family is Family.RECOVER for t in techniques[number + 1 :])
-        )
-        found.append((technique, trained))
-    return found
-
-
-def curve(claims: Sequence[Claim], strength: float) -> float:
-    """Loss at a strength: a line through the pooled figures that starts at nothing and never falls.
-
-    Figures that would make it fall are averaged by weight (pool adjacent violators); beyond the strongest one the loss
-    grows with the square of the strength.
-    """
-    from knowledge.techniques.catalog import CATALOG
-
-    points: dict[float, tuple[float, float]] = {}
-    for claim in claims:
-        at = round(CATALOG[claim.technique].model_validate(claim.params).strength(), 4)
-        loss, weight = points.get(at, (0.0, 0.0))
-        more = WEIGHT[claim.status]
-        points[at] = ((loss * weight + max(0.0, claim.drop) * more) / (weight + more), weight + more)
-    pools: list[list[float]] = []  # [loss, weight, number of points]
-    for at in sorted(points):
-        pools.append([*points[at], 1])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            loss, weight, count = pools.pop()
-            before = pools[-1]
-            before[0] = (before[0] * before[1] + loss * weight) / (before[1] + weight)
-            before[1] += weight
-            before[2] += count
-    losses = [pool[0] for pool in pools for _ in range(int(pool[2]))]
-    return _along([0.0, *sorted(points)], [0.0, *losses], strength)
-
-
-def _along(xs: list[float], ys: list[float], x: float) -> float:
-    """Linear between the points; with the square of x beyond the last."""
-    if x >= xs[-1]:
-        return ys[-1] * (x / xs[-1]) ** 2 if xs[-1] > 0 else ys[-1]
-    after = next(i for i, at in enumerate(xs) if at > x)
-    share = (x - xs[after - 1]) / (xs[after] - xs[after - 1])
-    return ys[after - 1] + share * (ys[after] - ys[after - 1])
-
-
-def _around(mid: float, factor: float, basis: str) -> Spread:
-    return Spread(max(0.0, min(mid / factor, mid - FLOOR)), mid, max(mid * factor, mid + FLOOR), basis)
-
-
-def _cited(technique: str, claims: Sequence[Claim]) -> str:
-    """`distill: BERT-base (Sanh et al. 2019) and 3 more figures (paper)`."""
-    ranked = sorted(claims, key=lambda c: STATUSES.index(c.status))
-    names = f"{ranked[0].model} ({ranked[0].source})"
-    more = f" and {len(ranked) - 1} more" if len(ranked) > 1 else ""
-    return f"{technique}: {names}{more} ({ranked[0].status})"
+def likeness(keys: Sequence[StageKey], losses: Sequence[float], other: Sequence[StageKey]) -> float:
+    """How much another chain on the same model tells of this one: the share of the loss in stages that both have."""
+    total = sum(abs(loss) for loss in losses) or 1.0
+    shared = 0.0
+    for key, loss in zip(keys, losses, strict=True):
+        match = next((o for o in other if o.curve == key.curve), None)
+        if match is not None:
+            off = (key.strength - match.strength) / NEAR_STRENGTH
+            shared += abs(loss) / total * math.exp(-off * off / 2)
+    extra = sum(all(o.curve != k.curve for k in keys) for o in other)
+    return shared * 0.3**extra

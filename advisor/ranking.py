@@ -10,7 +10,7 @@ from advisor.facts import misses_of
 from advisor.graph import Candidate
 from advisor.predict import Outlook, Predictor
 from advisor.request import Goal, Request
-from advisor.rules import Verdicts, concerns
+from advisor.rules import Verdicts
 from knowledge.techniques.base import Need
 
 # what a doubling is worth: (of compression, of speed); and what spending the whole quality budget costs
@@ -75,7 +75,6 @@ class Ranking:
     def __init__(self, request: Request, predictor: Predictor, verdicts: Verdicts) -> None:
         self.request, self.predictor, self.verdicts = request, predictor, verdicts
         self.goal = request.goal
-        self.preferences = list(verdicts.preferences())
 
     def score(self, outlook: Outlook, stages: int) -> float:
         """What a chain is worth by its middle estimates."""
@@ -111,7 +110,7 @@ class Ranking:
             self._score(outlook.compression, speedup, drop) - effort
             for speedup, drop in zip(self.predictor.speedups(outlook), drops, strict=True)
         )
-        weights = [w for _, about, w in self.preferences if concerns(about, candidate.ids, outlook.compression)]
+        weights = self.verdicts.weights(candidate.ids, outlook.compression)
         decisive = max(weights, default=0.0) >= DECISIVE
         return Ranked(candidate, low, mid, high, sum(weights), decisive, self._misses(outlook))
 

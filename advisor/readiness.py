@@ -15,6 +15,7 @@ from knowledge.values import Value
 
 ROOT = Path(__file__).parent.parent
 OWN = ("advisor", "backends", "knowledge")
+NOT_YET = "cannot be run yet"
 
 
 class Readiness(Value):
@@ -23,6 +24,11 @@ class Readiness(Value):
     technique: str
     runs: bool
     why_not: str = ""
+
+    @property
+    def planned_only(self) -> bool:
+        """Whether it is known and has no executor: no fault of this installation."""
+        return self.why_not == NOT_YET
 
 
 @lru_cache
@@ -34,6 +40,9 @@ def runnable() -> frozenset[str]:
 def readiness() -> Iterator[Readiness]:
     """Each technique with the libraries that its executor imports and that are not installed."""
     for technique, cls in CATALOG.items():
+        if technique not in runnable():
+            yield Readiness(technique=technique, runs=False, why_not=NOT_YET)
+            continue
         module = EXECUTORS[cls].partition(":")[0]
         file = _own_file(module)
         if file is None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from advisor.predict import Predictor, after
@@ -57,13 +60,61 @@ class Verdicts:
                 if conclusion.avoid is not None:
                     yield rule, conclusion.avoid, -conclusion.avoid.weight
 
+    @cached_property
+    def _weighed(self) -> tuple[list[float], list[tuple[int, Weighted]], dict[str, list[int]]]:
+        """Signed weights, those that are about chains, and for each technique those that are about it."""
+        weights, chains, own = [], [], defaultdict(list)
+        for number, (_, about, weight) in enumerate(self.preferences()):
+            weights.append(weight)
+            if about.chain is not None or about.compression is not None:
+                chains.append((number, about))
+            for name in about.techniques():
+                own[name].append(number)
+        return weights, chains, own
+
+    def weights(self, techniques: Sequence[str], compression: float) -> list[float]:
+        """The signed weights of everything preferred or avoided that concerns a chain."""
+        weights, chains, own = self._weighed
+        concerned = {number for name in techniques for number in own.get(name, ())}
+        concerned |= {number for number, about in chains if concerns(about, techniques, compression)}
+        return [weights[number] for number in sorted(concerned)]
+
+    def favored(self, technique: str) -> tuple[str, ...]:
+        """The rules that prefer a technique."""
+        return self._favored.get(technique, ())
+
+    @cached_property
+    def _favored(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for rule, about, weight in self.preferences():
+            for name in about.techniques() if weight > 0 else ():
+                found[name][rule.id] = None
+        return {name: tuple(rules) for name, rules in found.items()}
+
     def required_after(self, technique: str) -> dict[str, list[str]]:
         """Techniques that must follow this one, with the rules that say so."""
-        found: dict[str, list[str]] = {}
+        return self._required.get(technique, {})
+
+    @cached_property
+    def _required(self) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = {}
         for rule in self.fired:
             for needed in (c.require for c in rule.then if c.require is not None):
-                if needed.after.covers(technique) and needed.technique in self.settings:
-                    found.setdefault(needed.technique, []).append(rule.id)
+                for name in needed.after.techniques() if needed.technique in self.settings else ():
+                    found.setdefault(name, {}).setdefault(needed.technique, []).append(rule.id)
+        return found
+
+    def ordering(self, first: str, then: str) -> list[str]:
+        """The rules that put one technique before another."""
+        ends = itertools.product(*((name, CATALOG[name].family.value) for name in (first, then)))
+        return [rule for pair in ends for rule in self._ordering.get(pair, ())]
+
+    @cached_property
+    def _ordering(self) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for rule in self.fired:
+            for order in (c.before for c in rule.then if c.before is not None):
+                found.setdefault((order.first, order.then), []).append(rule.id)
         return found
 
     def orders(self) -> Iterable[tuple[str, str, str]]:
@@ -89,6 +140,9 @@ def judge(knowledge: Knowledge, facts: Facts, predictor: Predictor) -> Verdicts:
     layers = predictor.layers
     fired = tuple(rule for rule in knowledge.rules.values() if holds(rule.when, facts))
     by_rule = _refused_by_rules(fired, facts)
+    said: dict[str, list[Setting]] = defaultdict(list)
+    for setting in (c.set for rule in fired for c in rule.then if c.set is not None):
+        said[setting.technique].append(setting)
     refused: list[Refused] = []
     settings: dict[str, tuple[Technique, ...]] = {}
     ranges: dict[str, dict[str, Range | Choices]] = {}
@@ -98,7 +152,7 @@ def judge(knowledge: Knowledge, facts: Facts, predictor: Predictor) -> Verdicts:
             refused.append(by_rule[name])
             continue
         space = cls.space_for(layers)
-        own = [s for rule in fired for s in (c.set for c in rule.then if c.set is not None) if s.technique == name]
+        own = said[name]
         planned, refusal = _plannable(cls, space, own, layers, students)
         if refusal is not None:
             refused.append(refusal)
@@ -107,7 +161,10 @@ def judge(knowledge: Knowledge, facts: Facts, predictor: Predictor) -> Verdicts:
             refused.append(pointless)
             continue
         settings[name] = planned
-        narrowed = {s.param: s.narrow(space[s.param]) for s in own if s.param in space}
+        narrowed = dict(space)
+        for setting in own:  # each narrows what those before it left
+            if setting.param in space:
+                narrowed[setting.param] = setting.narrow(narrowed[setting.param])
         ranges[name] = {p: left for p, left in narrowed.items() if left != space[p]}
     if not any(_lossy_model_stage(name) for name in settings):  # nothing is left to recover from
         settings.pop("finetune", None)
@@ -119,8 +176,8 @@ def _refused_by_rules(fired: Iterable[Rule], facts: Facts) -> dict[str, Refused]
     found: dict[str, Refused] = {}
     for rule in fired:
         for about in (c.refuse for c in rule.then if c.refuse is not None):
-            for name in CATALOG:
-                if name not in found and about.covers(name):
+            for name in about.techniques():
+                if name not in found:
                     text, remedy = fill(rule.text, facts), fill(rule.remedy, facts)
                     found[name] = Refused(technique=name, rule=rule.id, text=text, source=rule.source, remedy=remedy)
     return found
@@ -134,7 +191,8 @@ def _plannable(
     students: dict[Technique, LayerTable],
 ) -> tuple[tuple[Technique, ...], Refused | None]:
     """The parameters worth planning with: gentle, usual and strong ones that this model can take."""
-    base: dict[str, Any] = {}
+    whole = cls.space()  # a default that this model's part of the space leaves out is moved into it
+    base: dict[str, Any] = {n: _inside(s, cls.model_fields[n].default) for n, s in space.items() if s != whole[n]}
     for setting in settings:
         usual = setting.start if setting.start is not None else cls.model_fields[setting.param].default
         if setting.param in space:

@@ -154,12 +154,14 @@ def interval_text(interval: Mapping[str, Any], show: Callable[[float], str] | No
 
     >>> interval_text({"low": 0.5, "mid": 1, "high": 2.25, "unit": "pp", "basis": ""})
     '0.50–2.25 pp'
+    >>> interval_text({"low": 33, "mid": 66, "high": 132, "unit": "s", "basis": ""}, seconds_text)
+    '33.0 s – 2 min 12 s'
     """
     if show is not None:
         low, high = show(interval["low"]), show(interval["high"])
         number, _, unit = low.partition(" ")
-        if unit and high.endswith(f" {unit}"):
-            low = number if low != high else low
+        if unit and low != high and high.partition(" ")[2] == unit:
+            low = number
     else:
         low, high = f"{interval['low']:.2f}", f"{interval['high']:.2f} {interval['unit']}"
         if high.startswith(f"{low} "):

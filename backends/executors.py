@@ -14,6 +14,7 @@ from knowledge.techniques.prune import Magnitude
 from knowledge.techniques.quantize import Fp16, Int8Dynamic, Int8Static
 from knowledge.techniques.recover import Finetune
 from knowledge.techniques.reshape import Channels, LayerDrop
+from knowledge.values import InputError
 
 EXECUTORS: dict[type[Technique], str] = {
     Distill: "backends.distill.distill:apply",
@@ -31,7 +32,16 @@ EXECUTORS: dict[type[Technique], str] = {
 
 def executor(technique: type[Technique]) -> Callable[..., Any]:
     """The function behind a technique. MODEL level: (technique, model, context) -> (model, Decision); GRAPH level:
-    (technique, source path, target path, context) -> Decision."""
+    (technique, source path, target path, context) -> Decision. Raises InputError as `require_executor` does."""
+    require_executor(technique)
     module, _, name = EXECUTORS[technique].partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found
+
+
+def require_executor(technique: type[Technique]) -> None:
+    """Raise InputError for a technique that can be planned with and not carried out yet, naming those that can."""
+    if technique not in EXECUTORS:
+        others = [cls.id for cls in EXECUTORS if cls.family is technique.family]
+        instead = f"take {' or '.join(others)} instead, or leave" if others else "leave"
+        raise InputError("stages", technique.id, "cannot be run yet", f"{instead} this stage out")

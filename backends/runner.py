@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from backends.context import Context
-from backends.executors import executor
+from backends.executors import executor, require_executor
 from backends.memory import PeakMemory
 from backends.models import LoadedModel, predictor
 from backends.onnx.export import export
@@ -124,6 +124,7 @@ class Pipeline:
     def check(self, techniques: Sequence[Technique]) -> None:
         """Raise InputError where a chain cannot start on this source; later stages are checked as they come."""
         for technique in techniques:
+            require_executor(type(technique))
             if technique.level is Level.MODEL and self.source.model is None:
                 problem = f"{self.source.name} is an ONNX file: only techniques that change files apply"
                 raise InputError("stages", technique.id, problem, "name the torch model, or leave this stage out")

@@ -22,10 +22,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from filelock import FileLock
 
 from knowledge.files import disk_full
+from knowledge.places import cache_folder
 from knowledge.values import DiskFull
 
 RECORD = "record.json"
@@ -33,11 +33,6 @@ LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "torc
 DEFAULT_BOUND_BYTES = 8 * 2**30
 ABANDONED_SECONDS = 24 * 3600
 IN_USE_SECONDS = 3600  # a run may come back to what it used this recently
-
-
-def cache_folder() -> Path:
-    """Where advisor keeps what it can make again: $ADVISOR_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("ADVISOR_CACHE") or platformdirs.user_cache_dir("advisor"))
 
 
 def digest(*parts: Any) -> str:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from knowledge.faults import Fault, Loc
+
 FactValue = str | float | bool | tuple[str, ...] | None
 Facts = Mapping[str, FactValue]
 
@@ -115,43 +117,43 @@ _NUMERIC_ONLY = {"lt", "le", "gt", "ge"}
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")  # in a rule's sentence: {fact}
 
 
-class ConditionError(ValueError):
-    """A condition that cannot be understood: field, value, problem, remedy."""
-
-    def __init__(self, field: str, value: object, problem: str, remedy: str = "") -> None:
-        super().__init__(problem)
-        self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
+class ConditionError(Fault):
+    """A condition that cannot be understood."""
 
 
-def check(when: Mapping[str, Any], where: str = "when") -> None:
+def check(when: Mapping[str, Any], where: Loc = ("when",)) -> None:
     """Raise ConditionError on an unknown fact, operator or value."""
     for name, wanted in when.items():
-        field = f"{where}.{name}"
+        field = (*where, str(name))
         if name == "any":
             if not isinstance(wanted, list) or not wanted or not all(isinstance(w, Mapping) for w in wanted):
                 raise ConditionError(field, wanted, "is not a list of mappings", "write `any: [{…}, {…}]`")
             for number, alternative in enumerate(wanted):
-                check(alternative, f"{field}[{number}]")
+                check(alternative, (*field, number))
             continue
         if name not in VOCABULARY:
             near = difflib.get_close_matches(str(name), VOCABULARY, n=3) or list(VOCABULARY)
             raise ConditionError(field, wanted, "unknown fact", f"did you mean {', '.join(near)}?")
-        for test, value in _tests(wanted):
+        if wanted in ([], {}):
+            raise ConditionError(field, wanted, "names no value", "write a value, a list of values or {lt: …}")
+        for test, value in tests(wanted):
             _check_test(VOCABULARY[name], field, test, value)
 
 
-def _check_test(fact: Fact, field: str, test: str, value: Any) -> None:
+def _check_test(fact: Fact, field: Loc, test: str, value: Any) -> None:
     if test not in _COMPARE and test not in ("in", "not"):
         raise ConditionError(field, test, "unknown operator", f"known: {', '.join(_COMPARE)}, in, not")
     if test in _NUMERIC_ONLY and fact.kind != "number":
         raise ConditionError(field, test, f"compares a {fact.kind} by size", "use eq, ne, in or not")
+    if isinstance(value, list) and fact.kind != "list" and test in _COMPARE:
+        raise ConditionError(field, value, f"is a list, and {test} compares with one value", "use in or not")
     for one in value if isinstance(value, list) else [value]:
         _check_value(fact, field, one)
 
 
-def _check_value(fact: Fact, field: str, value: Any) -> None:
+def _check_value(fact: Fact, field: Loc, value: Any) -> None:
     if fact.kind == "number":
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise ConditionError(field, value, "is not a number", f"the fact is {fact.meaning}")
     elif fact.kind == "flag":
         if not isinstance(value, bool):
@@ -162,7 +164,7 @@ def _check_value(fact: Fact, field: str, value: Any) -> None:
         raise ConditionError(field, value, "is never seen", f"values: {', '.join(fact.values)}")
 
 
-def _tests(wanted: Any) -> Iterator[tuple[str, Any]]:
+def tests(wanted: Any) -> Iterator[tuple[str, Any]]:
     """(operator, value) pairs of one entry: a bare value is `eq`, a list is `in`."""
     if isinstance(wanted, Mapping):
         yield from ((str(test), value) for test, value in wanted.items())
@@ -186,7 +188,7 @@ def holds(when: Mapping[str, Any], facts: Facts) -> bool:
                 return False
             continue
         seen = facts.get(name)
-        if seen is None or not all(_passes(seen, test, value) for test, value in _tests(wanted)):
+        if seen is None or not all(_passes(seen, test, value) for test, value in tests(wanted)):
             return False
     return True
 

@@ -25,6 +25,8 @@ def deployed(layers: LayerTable) -> LayerTable:
 
 
 def _without_folded_norms(layers: LayerTable) -> LayerTable:
+    if not (layers.folds_into != "").any():
+        return layers
     folded = np.isin(layers.folds_into, layers.path) & (layers.folds_into != "")
     hosts = np.isin(layers.path, layers.folds_into[folded])
     changed = layers.change(hosts, bias=layers.outputs[hosts])

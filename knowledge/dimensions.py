@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,17 +69,31 @@ class Dimensions:
     input_symbol: Integers
     input_multiple: Integers
 
-    def outputs(self, sizes: Mapping[int, Any]) -> Any:
+    def outputs(self, sizes: Mapping[int, int]) -> Integers:
         """Outputs of every row for other widths."""
-        return np.array([sizes[s] for s in self.output_symbol.tolist()]) * self.output_multiple
+        return _by_symbol(sizes)[self.output_symbol] * self.output_multiple
 
-    def inputs(self, sizes: Mapping[int, Any]) -> Any:
+    def inputs(self, sizes: Mapping[int, int]) -> Integers:
         """Inputs of every row for other widths."""
-        return np.array([sizes[s] for s in self.input_symbol.tolist()]) * self.input_multiple
+        return _by_symbol(sizes)[self.input_symbol] * self.input_multiple
+
+
+def _by_symbol(sizes: Mapping[int, int]) -> Integers:
+    return np.array([sizes[symbol] for symbol in range(len(NAMES))], dtype=np.int64)
+
+
+_KNOWN: WeakKeyDictionary[LayerTable, Dimensions] = WeakKeyDictionary()  # tables are frozen: read once each
 
 
 def dimensions(layers: LayerTable) -> Dimensions:
     """Symbols of every row of a transformer's table. A width that the role does not explain counts as fixed."""
+    known = _KNOWN.get(layers)
+    if known is None:
+        known = _KNOWN[layers] = _dimensions(layers)
+    return known
+
+
+def _dimensions(layers: LayerTable) -> Dimensions:
     sizes = widths(layers.info)
     columns: tuple[list[int], ...] = ([], [], [], [])
     for path, kind, role, outputs, inputs in zip(
@@ -99,6 +114,26 @@ def dimensions(layers: LayerTable) -> Dimensions:
 
 def _guess(size: int, sizes: Mapping[int, int]) -> int:
     return HIDDEN if size == sizes[HIDDEN] else FFN if size == sizes[FFN] else FIXED
+
+
+def with_widths(layers: LayerTable, sizes: Mapping[int, int]) -> LayerTable:
+    """The table of the same model in other widths; those that `sizes` does not name stay. Biases follow the outputs."""
+    found = dimensions(layers)
+    all_sizes = {**widths(layers.info), **sizes}
+    outputs, inputs = found.outputs(all_sizes), found.inputs(all_sizes)
+    bias = layers.bias * outputs // np.maximum(layers.outputs, 1)
+    return layers.change(np.ones(len(layers), dtype=bool), outputs=outputs, inputs=inputs, bias=bias)
+
+
+def with_head_counts(layers: LayerTable, heads: int, kv_heads: int) -> LayerTable:
+    """Norms of single heads, used once per head, as often as a model with these numbers of heads uses them."""
+    where = dimensions(layers).output_symbol == HEAD_DIM
+    if not where.any():
+        return layers
+    info = layers.info
+    of_keys = layers.choose(lambda path: path.rpartition(".")[2].startswith("k"))[where]
+    share = np.where(of_keys, kv_heads / (info.kv_heads or info.heads), heads / info.heads)
+    return layers.change(where, positions=layers.positions[where] * share)
 
 
 def parameter_counts(layers: LayerTable, blocks: Integers, sizes: Mapping[int, Integers]) -> Integers:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Family = Literal["transformer", "cnn", "rnn", "moe"]
-Kind = Literal["linear", "conv", "embedding", "lstm", "norm", "experts", "other"]
+Kind = Literal["linear", "conv", "embedding", "lstm", "norm", "experts", "complex", "other"]
 
 BoolColumn = NDArray[np.bool_]
 
@@ -33,13 +33,13 @@ COLUMNS: dict[str, tuple[Any, Any]] = {
     "inputs": (np.int64, 1),  # input features or channels, before grouping
     "kernel": (np.int64, 1),  # product of the spatial kernel sizes
     "groups": (np.int64, 1),  # convolution groups
-    "copies": (np.int64, 1),  # experts fused into one parameter
+    "copies": (np.int64, 1),  # experts, or real and imaginary parts, in one parameter
     "bias": (np.int64, 0),  # bias numbers, all copies together
     "buffers": (np.int64, 0),  # stored numbers that are no parameters (batch-norm statistics)
     "positions": (np.float64, 0.0),  # times each weight is used per sample
     "rank": (np.int64, 0),  # inner width of a two-factor layer; 0: one full matrix
     "bits": (np.int64, 32),  # of one weight
-    "group_size": (np.int64, 0),  # weights per scale; 0: one scale per output channel; -1: one per tensor
+    "group_size": (np.int64, 0),  # weights of a row per scale; 0: one scale per output channel; -1: one per tensor
     "scale_bits": (np.int64, 0),  # of one scale; 0: no scale
     "zero_bits": (np.int64, 0),  # of one zero point
     "bias_bits": (np.int64, 32),  # of biases and buffers
@@ -181,16 +181,34 @@ class LayerTable:
     @property
     def scales(self) -> NDArray[np.int64]:
         """Scales per row: one per group of weights, per output channel or per tensor."""
-        fan_in = np.maximum(self.inputs // self.groups * self.kernel, 1)
         per_channel = self.copies * (self.outputs + self.rank)  # a factored layer has two matrices
-        grouped = self.copies * self.outputs * -(-fan_in // np.maximum(self.group_size, 1))
-        counts = np.where(self.group_size > 0, grouped, np.where(self.group_size < 0, self.copies, per_channel))
+        counts = np.where(self.group_size < 0, self.copies, per_channel)
+        if (grouped := self.group_size > 0).any():
+            counts = np.where(grouped, self._by_matrix(lambda rows, groups: rows * groups), counts)
         return cast("NDArray[np.int64]", np.where(self.scale_bits > 0, counts, 0))
+
+    def _by_matrix(self, count: Callable[[Any, Any], Any]) -> Any:
+        """`count` of (rows, groups in one of them), added up over the one or two matrices of every layer's copies."""
+        size = np.maximum(self.group_size, 1)
+        groups = -(-np.maximum(self.inputs // self.groups * self.kernel, 1) // size)
+        whole, first, second = count(self.outputs, groups), count(self.rank, groups), 0
+        if self.rank.any():
+            second = count(self.outputs, -(-self.rank // size))
+        return self.copies * np.where(self.rank > 0, first + second, whole)
 
     @property
     def row_bytes(self) -> NDArray[np.float64]:
-        """Stored bytes per row: weights, scales, zero points, biases. Zeros are stored densely, as in ONNX."""
-        bits = self.weights * self.bits + self.scales * (self.scale_bits + self.zero_bits)
+        """Stored bytes per row: weights, scales, zero points, biases. Zeros are stored densely, as in ONNX.
+
+        Groups are stored whole, the last one of a row filled up, and the zero points of each row in whole bytes.
+        """
+        scales = self.scales
+        bits = self.weights * self.bits + scales * (self.scale_bits + self.zero_bits)
+        if (grouped := (self.group_size > 0) & (scales > 0)).any():
+            size, zero = self.group_size, self.zero_bits
+            filled = scales * (size * self.bits + self.scale_bits)
+            zeros = self._by_matrix(lambda rows, groups: rows * (-(-groups * zero // 8) * 8))
+            bits = np.where(grouped, filled + zeros, bits)
         return cast("NDArray[np.float64]", (bits * self.owned + (self.bias + self.buffers) * self.bias_bits) / 8)
 
     @property

@@ -1,4 +1,4 @@
-"""Where the user's own knowledge lies: rules, claims, targets, models and what their runs measured."""
+"""Where the user's own knowledge lies, what their runs measured, and what can be made again."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def config_folder() -> Path:
 def evidence_file() -> Path:
     """The database of what the user's own runs measured."""
     return config_folder() / "evidence.db"
+
+
+def cache_folder() -> Path:
+    """Where advisor keeps what it can make again: $ADVISOR_CACHE, or `advisor` in the user's cache folder."""
+    named = os.environ.get("ADVISOR_CACHE")
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("advisor"))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from knowledge.conditions import PLACEHOLDER, VOCABULARY
+from knowledge.conditions import PLACEHOLDER, VOCABULARY, check
+from knowledge.faults import Fault, Loc
 from knowledge.layers import Family as Architecture
-from knowledge.techniques.base import Choices, Family, Need, Range
-from knowledge.techniques.catalog import CATALOG
+from knowledge.techniques.base import Choices, Family, Need, Range, Technique
+from knowledge.techniques.catalog import CATALOG, parameter_problem
 from knowledge.values import Value
 
-Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.:-]*$")]
-Text = Annotated[str, Field(min_length=1)]
+ID_PATTERN = r"^[a-z0-9][a-z0-9_.:-]*$"
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Operator = Literal[
     "QLinearConv", "MatMulInteger", "DynamicQuantizeLSTM", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"
 ]
@@ -37,8 +40,12 @@ class Selector(Value):
         subjects = (self.technique, self.family, self.need, self.chain, self.compression)
         if sum(s is not None for s in subjects) != 1:
             raise ValueError("name exactly one of technique, family, need, chain, compression")
-        for name in (*([self.technique] if self.technique else ()), *self.exclude):
-            _known_technique(name)
+        if self.technique is not None:
+            known_technique(self.technique)
+        for name in self.exclude:
+            known_technique(name, "exclude")
+        if self.compression is not None and self.compression[0] > self.compression[1]:
+            raise Fault(("compression",), list(self.compression), "ends below where it begins", "write [low, high]")
         return self
 
     def covers(self, technique: str) -> bool:
@@ -51,6 +58,12 @@ class Selector(Value):
         if self.family is not None:
             return cls.family is self.family
         return self.need is not None and self.need in cls.needs
+
+    def techniques(self) -> tuple[str, ...]:
+        """The techniques that are meant, in the catalogue's order."""
+        if self.technique is not None:
+            return () if self.technique in self.exclude else (self.technique,)
+        return tuple(name for name in CATALOG if self.covers(name))
 
 
 class Weighted(Selector):
@@ -67,9 +80,9 @@ class Order(Value):
 
     @model_validator(mode="after")
     def _known(self) -> Order:
-        for name in (self.first, self.then):
+        for field, name in (("first", self.first), ("then", self.then)):
             if name not in {f.value for f in Family}:
-                _known_technique(name)
+                known_technique(name, field)
         return self
 
 
@@ -81,7 +94,7 @@ class Requirement(Value):
 
     @model_validator(mode="after")
     def _known(self) -> Requirement:
-        _known_technique(self.technique)
+        known_technique(self.technique)
         return self
 
 
@@ -97,17 +110,30 @@ class Setting(Value):
 
     @model_validator(mode="after")
     def _fits_the_parameter(self) -> Setting:
-        cls = _known_technique(self.technique)
+        cls = known_technique(self.technique)
         if self.param not in cls.model_fields:
             near = difflib.get_close_matches(self.param, cls.model_fields, n=1) or list(cls.model_fields)
-            raise ValueError(f"{self.technique} has no parameter {self.param!r}: did you mean {', '.join(near)}?")
-        space = cls.space().get(self.param)
-        if (self.low is not None or self.high is not None) and not isinstance(space, Range):
-            raise ValueError(f"{self.technique}.{self.param} is not a range: give value or start")
-        for given in (self.value, self.start):
-            if given is not None:
-                cls.model_validate({self.param: given})
+            problem = f"{self.technique} has no parameter {self.param!r}"
+            raise Fault(("param",), self.param, problem, f"did you mean {', '.join(near)}?")
+        for field in ("value", "start"):
+            if (given := getattr(self, field)) is not None:
+                check_params(cls, {self.param: given}, (field,))
+        if self.low is not None or self.high is not None:
+            self._check_range(cls.space().get(self.param))
+        elif self.value is None and self.start is None:
+            raise Fault((), "", "sets nothing", "give value, start, low or high")
         return self
+
+    def _check_range(self, space: Range | Choices | None) -> None:
+        name = f"{self.technique}.{self.param}"
+        if not isinstance(space, Range):
+            raise Fault(("param",), self.param, f"{name} is not a range", "give value or start")
+        low = space.low if self.low is None else self.low
+        high = space.high if self.high is None else self.high
+        if low > high or low > space.high or high < space.low:
+            field = "high" if self.low is None else "low"
+            remedy = f"search tries {space.low:g} to {space.high:g}"
+            raise Fault((field,), getattr(self, field), f"nothing is left of {name}", remedy)
 
     def narrow(self, space: Range | Choices) -> Range | Choices:
         """The part of a search space that is left."""
@@ -152,12 +178,19 @@ class Rule(Value):
     departs: str = ""  # what common advice says instead, and why this differs
     tree: str = ""  # title of the file
 
+    @field_validator("when")
+    @classmethod
+    def _facts_that_are_known(cls, when: dict[str, Any]) -> dict[str, Any]:
+        check(when, ())
+        return when
+
     @model_validator(mode="after")
     def _placeholders_are_facts(self) -> Rule:
-        for text in (self.text, self.remedy, self.departs):
-            for name in PLACEHOLDER.findall(text):
+        for field in ("text", "remedy", "departs"):
+            for name in PLACEHOLDER.findall(getattr(self, field)):
                 if name not in VOCABULARY:
-                    raise ValueError(f"{{{name}}} is not a fact")
+                    near = difflib.get_close_matches(name, VOCABULARY, n=3) or ["one of `advisor knowledge facts`"]
+                    raise Fault((field,), "", f"{{{name}}} is not a fact", f"did you mean {', '.join(near)}?")
         return self
 
 
@@ -169,6 +202,7 @@ class Claim(Value):
     params: dict[str, Any] = Field(default_factory=dict)
     arch: Architecture
     model: Text
+    parameters: Annotated[float, Field(gt=0)] | None = None  # of that model, where known
     protocol: Text
     metric: Literal["accuracy", "perplexity", "similarity"]
     baseline: float | None = None  # what the metric was, where known
@@ -182,9 +216,9 @@ class Claim(Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> Claim:
-        _known_technique(self.technique).model_validate(self.params)
+        check_params(known_technique(self.technique), self.params, ("params",))
         if (self.metric == "accuracy") != (self.unit == "pp"):
-            raise ValueError("accuracy is lost in pp, perplexity and similarity in %")
+            raise Fault(("unit",), self.unit, "accuracy is lost in pp, perplexity and similarity in %")
         return self
 
 
@@ -216,6 +250,21 @@ class Target(Value):
     node_overhead_us: Figure  # microseconds to start one weight-bearing operator
     efficiency: Figure  # share of the arithmetic peak that dense layers reach
     channel_block: Figure | None = None  # convolutions compute channels in blocks of this many
+    # for classes of operators that differ from these; `advisor.roofline` says what stands in where one is not given
+    depthwise_factor: Figure | None = None  # arithmetic rate of depthwise convolutions ÷ dense layers
+    int8_depthwise_factor: Figure | None = None  # the same for int8 ÷ fp32 in depthwise convolutions
+    cache_bytes: Figure | None = None  # weights of smaller models stay in the cache between requests
+    cache_gbps: Figure | None = None  # at which they are read there
+    int8_cache_gbps: Figure | None = None  # the same for int8 weights, unpacked as they are read
+    recurrent_gbps: Figure | None = None  # the same for weights that a recurrent layer reads again at every step
+    elementwise_gbps: Figure | None = None  # numbers read and written by copies, sums and products
+    function_gbps: Figure | None = None  # the same by norms, softmax and GELU
+    quantize_gbps: Figure | None = None  # activations turned into int8 and sums turned back, of what is float
+    int8_window_ns: Figure | None = None  # nanoseconds for a place of an int8 convolution's window
+    int8_overhead_us: Figure | None = None  # to start an int8 operator that measures and converts its input
+    light_overhead_us: Figure | None = None  # to start an operator without weights
+    step_overhead_us: Figure | None = None  # one time step of a recurrent layer
+    request_overhead_us: Figure | None = None  # one call of the runtime
     max_size_bytes: Figure | None = None
     max_memory_bytes: Figure | None = None
 
@@ -225,8 +274,19 @@ class Target(Value):
         return self.efficiency.source.startswith("measured")
 
 
-def _known_technique(name: str) -> Any:
+def known_technique(name: str, *field: str) -> type[Technique]:
+    """A technique's class; raises Fault naming the nearest ids, at `field` or `technique`."""
     if name not in CATALOG:
         near = difflib.get_close_matches(name, CATALOG, n=3) or list(CATALOG)
-        raise ValueError(f"unknown technique {name!r}: did you mean {', '.join(near)}?")
+        raise Fault(field or ("technique",), name, "unknown technique", f"did you mean {', '.join(near)}?")
     return CATALOG[name]
+
+
+def check_params(cls: type[Technique], params: Mapping[str, Any], loc: Loc) -> None:
+    """Check some of a technique's parameters."""
+    try:
+        cls.model_validate(params)
+    except ValidationError as error:
+        name, value, problem, remedy = parameter_problem(cls, error, cls.id)
+        param = name.rpartition(".")[2]
+        raise Fault((*loc, param) if loc[0] == "params" else loc, value, problem, remedy) from None

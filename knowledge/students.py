@@ -9,12 +9,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knowledge.dimensions import FFN, FIXED, HEAD_DIM, HIDDEN, INNER, KV, QKV, dimensions, parameter_counts
-from knowledge.layers import BoolColumn, LayerTable, ModelInfo
+from knowledge.dimensions import (
+    FFN,
+    FIXED,
+    HEAD_DIM,
+    HIDDEN,
+    INNER,
+    KV,
+    QKV,
+    parameter_counts,
+    with_head_counts,
+    with_widths,
+)
+from knowledge.layers import LayerTable, ModelInfo
 from knowledge.recurrent import hidden_scaled
 from knowledge.techniques.reshape import kept_width, narrowed
 from knowledge.values import InputError, StudentShape
@@ -56,8 +68,27 @@ def solve_student(layers: LayerTable, compression: float) -> StudentShape:
     return shape if shape is not None else _unreachable(layers, compression)
 
 
+# tables are frozen: what was solved for one holds, for every technique that asks
+_STUDENTS: WeakKeyDictionary[LayerTable, dict[float, LayerTable]] = WeakKeyDictionary()
+_LARGEST: WeakKeyDictionary[LayerTable, float] = WeakKeyDictionary()
+
+
+def student_table(layers: LayerTable, compression: float) -> LayerTable:
+    """The table of the student that `solve_student` finds; raises InputError as that does."""
+    solved = _STUDENTS.setdefault(layers, {})
+    if compression not in solved:
+        solved[compression] = resize(layers, solve_student(layers, compression))
+    return solved[compression]
+
+
 def largest_compression(layers: LayerTable) -> float:
     """Compression of the smallest student that can be built: what is fixed (an embedding model's vocabulary) stays."""
+    if layers not in _LARGEST:
+        _LARGEST[layers] = _largest_compression(layers)
+    return _LARGEST[layers]
+
+
+def _largest_compression(layers: LayerTable) -> float:
     if layers.info.family in ("cnn", "rnn"):
         return layers.parameters / max(_width_count(layers, 1e-6), 1)
     return layers.parameters / int(_smallest(layers, _candidates(layers, grow=1.0)).min())
@@ -242,24 +273,9 @@ def resize(layers: LayerTable, shape: StudentShape) -> LayerTable:
         FFN: ffn,
         HEAD_DIM: dim,
     }
-    found = dimensions(layers)
-    outputs, inputs = found.outputs(sizes), found.inputs(sizes)
-    everything = np.ones(len(layers), dtype=bool)
-    bias = layers.bias * outputs // np.maximum(layers.outputs, 1)
-    changed = _fresh(layers.change(everything, outputs=outputs, inputs=inputs, bias=bias))
-    changed = _with_head_norms(changed, found.output_symbol == HEAD_DIM, heads, kv)
+    changed = _fresh(with_widths(with_head_counts(layers, heads, kv), sizes))
     changed = _with_blocks(changed, shape.blocks or info.blocks)
     return changed.with_info(hidden_size=hidden, ffn_size=ffn, heads=heads, kv_heads=kv, head_dim=dim)
-
-
-def _with_head_norms(layers: LayerTable, where: BoolColumn, heads: int, kv_heads: int) -> LayerTable:
-    """Norms of single heads are used once per head: as often as the student has heads."""
-    if not where.any():
-        return layers
-    info = layers.info
-    of_keys = layers.choose(lambda path: path.rpartition(".")[2].startswith("k"))[where]
-    share = np.where(of_keys, kv_heads / (info.kv_heads or info.heads), heads / info.heads)
-    return layers.change(where, positions=layers.positions[where] * share)
 
 
 def _fresh(layers: LayerTable) -> LayerTable:

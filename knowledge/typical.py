@@ -3,45 +3,85 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from knowledge.faults import Fault
 from knowledge.layers import Family, LayerTable
+from knowledge.reading import Kind, layers, merged
+from knowledge.schema import Id, Text
 from knowledge.shapes import BUILDERS
 from knowledge.students import solve_shape
 from knowledge.values import InputError, Value, Workload
 
-FOLDER = Path(__file__).parent / "models"
 DEFAULT_SEQ_LEN = 128
 WIDTH_STEP = 4
+_BLOCKS = ("blocks", "hidden_size", "ffn_size", "heads")
+_TEXT, _IMAGE = ("vocab_size", "max_length"), ("image", "channels", "classes")
+SIZES: dict[str, tuple[str, ...]] = {  # that each shape is built from
+    "bert": (*_BLOCKS, *_TEXT, "classes"),
+    "llama": (*_BLOCKS, *_TEXT, "kv_heads"),
+    "mixtral": (*_BLOCKS, *_TEXT, "kv_heads", "experts", "experts_per_token"),
+    "vit": (*_BLOCKS, *_IMAGE, "patch"),
+    "resnet": ("width", "stages", *_IMAGE),
+    "lstm": ("layers", "hidden_size", "features", "classes", "seq_len"),
+}
 
 
 class TypicalModel(Value):
     """One typical model: the sizes it is built from, and where they come from."""
 
-    id: str
+    id: Id
     shape: Literal["bert", "llama", "mixtral", "vit", "resnet", "lstm"]
-    info: dict[str, str]
-    default_for: tuple[str, ...] = ()
+    info: dict[str, str]  # family, task, subfamily, architecture
+    default_for: tuple[Family, ...] = ()  # stands for `--arch NAME` where no MODEL is given
     sizes: dict[str, int | tuple[int, ...]]
     parameters: Annotated[int, Field(gt=0)]  # of the original, as a check on the sizes
-    source: str
+    source: Text
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> TypicalModel:
+        if unknown := set(self.info) - {"family", "task", "subfamily", "architecture"}:
+            raise Fault(("info", min(unknown)), "", "unknown field", "known: family, task, subfamily, architecture")
+        if self.info.get("family") not in get_args(Family) or not self.info.get("task"):
+            raise Fault(("info",), "", "names no family and task", f"families: {', '.join(get_args(Family))}")
+        wanted = f"a {self.shape} has {', '.join(SIZES[self.shape])}"
+        if missing := [name for name in SIZES[self.shape] if name not in self.sizes]:
+            raise Fault(("sizes",), "", f"{', '.join(missing)} missing", wanted)
+        for name, size in self.sizes.items():
+            if name not in (*SIZES[self.shape], "seq_len"):
+                raise Fault(("sizes", name), size, "unknown size", wanted)
+            if not _is_count(size, several=name == "stages", least=0 if name == "classes" else 1):
+                problem = f"is not {'a list of counts' if name == 'stages' else 'a count'}"
+                raise Fault(("sizes", name), size, problem, "give whole numbers above 0")
+        for part, whole in (("heads", "hidden_size"), ("patch", "image")):
+            if part in self.sizes and self.sizes[whole] % self.sizes[part]:  # type: ignore[operator]
+                raise Fault(("sizes", part), self.sizes[part], f"does not divide {whole} {self.sizes[whole]}", wanted)
+        return self
 
 
-@cache
-def typical_models() -> tuple[TypicalModel, ...]:
-    """All of them, by file name."""
-    texts = [path.read_text() for path in sorted(FOLDER.glob("*.yaml"))]
-    return tuple(TypicalModel.model_validate(yaml.load(text, Loader=yaml.CSafeLoader)) for text in texts)
+def _is_count(size: int | tuple[int, ...], several: bool, least: int) -> bool:
+    counts = size if isinstance(size, tuple) else (size,)
+    return isinstance(size, tuple) == several and min(counts, default=-1) >= least
+
+
+MODELS = Kind("models", TypicalModel)
+
+
+def typical_models(knowledge: Path | str | None = None) -> tuple[TypicalModel, ...]:
+    """All of them by id, the user's laid over ours. Raises InputError."""
+    return tuple(one.entry for one in merged(MODELS, layers(knowledge)).values())
 
 
 def typical(
-    arch: str, task: str | None = None, params: int | None = None, workload: Workload | None = None
+    arch: str,
+    task: str | None = None,
+    params: int | None = None,
+    workload: Workload | None = None,
+    knowledge: Path | str | None = None,
 ) -> LayerTable:
     """The table of the model that stands for an architecture family, scaled to about `params` parameters.
 
@@ -52,16 +92,25 @@ def typical(
     if arch not in families:
         near = difflib.get_close_matches(arch, families, n=1) or families
         raise InputError("arch", arch, "unknown architecture", f"did you mean {' or '.join(near)}?")
-    own = [m for m in typical_models() if m.info["family"] == arch]
-    found = [m for m in own if m.info["task"] == task] if task else [m for m in own if arch in m.default_for]
-    if not found:
-        known = ", ".join(sorted({m.info["task"] for m in own}))
-        raise InputError("task", task, f"there is no typical {arch} model for it", f"known: {known}; or give MODEL")
+    model = stand_in(arch, task, typical_models(knowledge))
     workload = workload or Workload()
     if params is None:
-        return _built(found[0], found[0].sizes, found[0].id, workload)
-    scaled = _built(found[0], _scaled(found[0], params, workload), found[0].id, workload)
-    return scaled.with_info(name=f"{found[0].id} scaled to {scaled.parameters:,} parameters")
+        return build(model, workload)
+    scaled = _built(model, _scaled(model, params, workload), model.id, workload)
+    return scaled.with_info(name=f"{model.id} scaled to {scaled.parameters:,} parameters")
+
+
+def stand_in(arch: str, task: str | None, models: Sequence[TypicalModel]) -> TypicalModel:
+    """The model that stands for a family and a task: the last that says so, else the first that has both."""
+    own = [m for m in models if m.info["family"] == arch]
+    fitting = [m for m in own if task in (None, m.info["task"])]
+    chosen = [m for m in fitting if arch in m.default_for]
+    if not chosen and (task is None or not fitting):
+        known = ", ".join(sorted({m.info["task"] for m in own}))
+        raise InputError(
+            "task", task or "", f"there is no typical {arch} model for it", f"known: {known}; or give MODEL"
+        )
+    return chosen[-1] if chosen else fitting[0]
 
 
 def build(model: TypicalModel, workload: Workload | None = None) -> LayerTable:

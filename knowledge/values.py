@@ -167,6 +167,8 @@ class Decision(Value):
     pattern: str = "unstructured"
     formats: dict[str, LayerFormat] = Field(default_factory=dict)
     student: StudentShape | None = None
+    experts: dict[str, int] = Field(default_factory=dict)  # left in each stack of experts and each router
+    image_size: tuple[int, int, int] | None = None  # that the model reads from now on, where that changed
     kept: bool = True  # graph_fusion: whether the fused file measured faster
     curve: tuple[CurvePoint, ...] = ()
     skipped: tuple[Refusal, ...] = ()

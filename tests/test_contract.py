@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from advisor.profile import profile_source
+from advisor.readiness import runnable
 from backends.executors import EXECUTORS, executor
 from backends.models import predictor
 from backends.onnx.session import open_session, session_predictor
@@ -21,12 +22,13 @@ from backends.structure import load_checkpoint
 from knowledge.deploy import deployed
 from knowledge.techniques.base import Level
 from knowledge.techniques.catalog import CATALOG, build
-from knowledge.values import Stage, Workload
+from knowledge.values import InputError, Stage, Workload
 
 MODELS = (
     "digits-cnn", "digits-dwcnn", "digits-lstm", "digits-vit",
     "stdlib-lm", "stdlib-lm-large", "stdlib-gpt2", "stdlib-moe", "minilm",
 )  # fmt: skip
+RUNNABLE = tuple(name for name in CATALOG if name in runnable())
 QUICK = {
     "distill": "digits-vit",
     "channels": "digits-cnn",
@@ -82,31 +84,53 @@ def technique(name: str, model: str):
 
 
 def pairs():
-    for name in CATALOG:
+    for name in RUNNABLE:
         for model in MODELS:
             marks = [] if QUICK[name] == model else [pytest.mark.full]
             if (name, model) not in EXPECTED_REFUSED:
                 yield pytest.param(name, model, marks=marks, id=f"{name}-{model}")
 
 
-def test_every_technique_of_the_catalog_has_an_executor_that_imports():
-    assert {cls.id for cls in EXECUTORS} == set(CATALOG)
-    for cls in EXECUTORS:
-        assert callable(executor(cls))
+def test_every_executor_imports_and_what_has_none_is_refused_by_name():
+    assert {cls.id for cls in EXECUTORS} <= set(CATALOG)
+    for cls in CATALOG.values():
+        if cls in EXECUTORS:
+            assert callable(executor(cls))
+        else:
+            with pytest.raises(InputError, match=rf"^stages: {cls.id}: cannot be run yet; .*leave this stage out$"):
+                executor(cls)
+
+
+def test_a_chain_that_cannot_be_run_to_its_end_is_refused_before_it_starts(pipelines):
+    chain = [build(Stage(technique=name)) for name in ("magnitude", "qat")]
+    with pytest.raises(InputError, match="stages: qat: cannot be run yet; take fp16 or int8_dynamic or int8_static"):
+        next(pipelines("digits-cnn").run(chain))
 
 
 def test_the_quick_half_covers_every_technique_and_refuses_nothing():
-    assert set(QUICK) == set(CATALOG)
+    assert set(QUICK) == set(RUNNABLE)
     assert not set(QUICK.items()) & set(EXPECTED_REFUSED)
     assert all(QUICK[name].startswith("digits-") for name in TRAINED)  # so that training is part of it
 
 
-@pytest.mark.parametrize(("name", "model"), [(n, m) for n in CATALOG for m in MODELS])
+@pytest.mark.parametrize(("name", "model"), [(n, m) for n in RUNNABLE for m in MODELS])
 def test_a_technique_refuses_the_models_it_should_and_no_others(name, model):
     refusals = list(technique(name, model).refusals(profile_source(f"zoo:{model}")))
     expected = EXPECTED_REFUSED.get((name, model))
     assert [r.rule for r in refusals] == ([expected] if expected else [])
     assert all(r.observed and r.required for r in refusals)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_technique_says_yes_or_why_not_to_every_embedded_model(model):
+    layers = profile_source(f"zoo:{model}")
+    for cls in CATALOG.values():
+        refusals = list(cls().refusals(layers))
+        assert all(r.technique == cls.id and r.observed and r.required for r in refusals)
+        if not refusals:
+            after = cls().effect(layers)
+            assert after.parameters <= layers.parameters
+            assert after.stored_bytes <= layers.stored_bytes
 
 
 @pytest.mark.parametrize(("name", "model"), pairs())
@@ -131,7 +155,7 @@ def test_effect_equals_the_profile_of_the_real_result(name, model, pipelines):
         np.testing.assert_allclose(in_file, predictor(rebuilt)(batch), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", sorted(n for n in CATALOG if n != "graph_fusion"))
+@pytest.mark.parametrize("name", sorted(n for n in RUNNABLE if n != "graph_fusion"))
 def test_the_same_seed_gives_the_same_bytes(name, pipelines, tmp_path):
     first, chosen = pipelines(QUICK[name]), technique(name, QUICK[name])
     again = Pipeline(first.source, first.workload, first.seed, Store(tmp_path))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from advisor.readiness import NOT_YET
 from advisor.show.console import heading, pairs, paragraph, table
 from advisor.texts import flat_text
 from advisor.units import bytes_text, count_text
@@ -27,8 +28,13 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         paragraph(": ".join(filter(None, (f"{check.name} {check.text}", check.remedy))), first="", hang=" " * 8)
     heading("Techniques")
     for found in diagnosis.techniques:
+        if found.planned_only:
+            continue
         click.secho("runs    " if found.runs else "cannot  ", fg="green" if found.runs else "red", nl=False)
         click.echo(found.technique if found.runs else f"{found.technique}: {found.why_not}")
+    if waiting := [t.technique for t in diagnosis.techniques if t.planned_only]:
+        click.secho("not yet ", fg="yellow", nl=False)
+        paragraph(f"{', '.join(waiting)}: planned with, not carried out", first="", hang=" " * 8)
 
 
 def show_inspection(model: Inspection, all_layers: bool) -> None:
@@ -89,18 +95,19 @@ def show_targets(targets: Iterable[Target]) -> None:
 def show_techniques(rows: Iterable[Mapping[str, Any]]) -> None:
     """Each technique with its family, what it needs, and whether it runs here."""
     rows = list(rows)
-    shown = [
-        (r["id"], r["family"], ", ".join(r["needs"]) or "nothing", "yes" if r["runs"] else "no", r["summary"])
-        for r in rows
-    ]
+    shown = [(r["id"], r["family"], ", ".join(r["needs"]) or "nothing", _runs(r), r["summary"]) for r in rows]
     table(
         ("technique", "family", "needs", "runs here", "what it does to the model"),
         shown,
         fold="what it does to the model",
     )
     for row in rows:
-        if not row["runs"]:
+        if _runs(row) == "no":
             paragraph(f"{row['id']} cannot run here: {row['why_not']}")
+
+
+def _runs(row: Mapping[str, Any]) -> str:
+    return "yes" if row["runs"] else "not yet" if row["why_not"] == NOT_YET else "no"
 
 
 def show_technique(row: Mapping[str, Any]) -> None:
@@ -115,10 +122,13 @@ def show_technique(row: Mapping[str, Any]) -> None:
             ("models", ", ".join(row["architectures"])),
             ("needs", ", ".join(row["needs"]) or "nothing"),
             ("paper", row["paper"] or "none"),
-            ("runs here", "yes" if row["runs"] else f"no: {row['why_not']}"),
+            ("runs here", {"yes": "yes", "not yet": NOT_YET}.get(_runs(row), f"no: {row['why_not']}")),
         ]
     )
     if row["params"]:
         heading("Parameters")
         params = [(p["name"], p["type"], p["default"], p["searched"]) for p in row["params"]]
         table(("name", "type", "default", "searched over"), params, fold="searched over")
+        if meanings := [(p["name"], p["meaning"]) for p in row["params"] if p["meaning"]]:
+            click.echo()
+            pairs(meanings)

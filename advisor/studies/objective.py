@@ -12,7 +12,7 @@ import optuna
 from advisor.studies.space import Step, chain_id, suggest
 from knowledge.techniques.base import Need
 from knowledge.techniques.catalog import build
-from knowledge.values import Budget, DiskFull, InputError, Ratio, RunFailed, Stage
+from knowledge.values import Budget, DiskFull, InputError, Latency, Ratio, RunFailed, Stage
 
 if TYPE_CHECKING:
     from backends.records import StageRecord
@@ -117,13 +117,14 @@ class Objective:
         from backends.onnx.memory import peak_memory_bytes
         from backends.onnx.workload import workload_feed
 
-        speedup, latency_ms = self._speed(record, baseline)
+        before, after, speedup = self._speed(record, baseline)
         measured: dict[str, Any] = {
             "size_bytes": record.file_bytes,
             "compression": baseline.file_bytes / record.file_bytes,
             "speedup": speedup.value,
             "speedup_interval": [speedup.low, speedup.high],
-            "latency_ms": latency_ms,
+            "latency_ms": after.p50,
+            "baseline_latency_ms": before.p50,
             "quality_drop": record.quality.drop_from(baseline.quality, self.budget.max_drop.unit),
             "quality": record.quality.value,
         }
@@ -133,7 +134,7 @@ class Objective:
             measured["peak_memory_bytes"] = peak_memory_bytes(file, feed, workload.threads)
         return measured
 
-    def _speed(self, record: StageRecord, baseline: StageRecord) -> tuple[Ratio, float]:
+    def _speed(self, record: StageRecord, baseline: StageRecord) -> tuple[Latency, Latency, Ratio]:
         from backends.onnx.timing import compare_files
         from backends.onnx.workload import workload_feed
 
@@ -141,8 +142,7 @@ class Objective:
         first, second = self.pipeline.file(baseline), self.pipeline.file(record)
         feed = workload_feed(first, self.pipeline.source.data.search, workload)
         with self.pipeline.store.lock("timing"):  # two searching processes do not time at once
-            _, compressed, ratio = compare_files(first, second, feed, workload.threads, TIMING_ROUNDS)
-        return ratio, compressed.p50
+            return compare_files(first, second, feed, workload.threads, TIMING_ROUNDS)
 
 
 def stages_of(trial: optuna.trial.FrozenTrial) -> tuple[Stage, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from advisor.advise import advise
+from advisor.advise import advise, all_evidence
 from advisor.execute import Progress, silent
 from advisor.predict import estimate
 from advisor.proposal import to_plan
@@ -35,15 +35,15 @@ def search(
     chain to try.
     """
     knowledge = load_knowledge(request.knowledge or None)
-    advice = advise(request, knowledge)
+    advice = advise(request, knowledge, only_runnable=True)
     chains = search_space(advice)
     if not chains:
         remedy = "see `advisor recommend` for what was refused and why"
         raise InputError("model", request.model, "no technique applies to it within these options", remedy)
-    target = knowledge.target(advice.request.target)
+    target, evidence = knowledge.target(advice.request.target), all_evidence()
 
     def expected(layers: LayerTable, stages: Sequence[Stage]) -> Estimate:
-        return estimate(layers, stages, target, advice.request.workload, knowledge)
+        return estimate(layers, stages, target, advice.request.workload, knowledge, request.model, evidence)
 
     return search_chains(
         in_unit_of_metric(to_plan(advice.chains[0], advice), advice.request),

@@ -14,6 +14,7 @@ import optuna
 
 from advisor.execute import Progress, RunResult, open_pipeline, run_plan, silent
 from advisor.plans import save_plan
+from advisor.recording import record_trials
 from advisor.studies.front import best_trial, nearest_miss, pareto_front, trial_rows
 from advisor.studies.objective import stages_of
 from advisor.studies.space import Step
@@ -80,6 +81,7 @@ def search_chains(
         optimize_in_processes(assignment, workers, study, progress)
     else:
         optimize(assignment, pipeline, study, progress)
+    record_trials(plan, pipeline, study.get_trials(deepcopy=False), progress)
     pareto = _pareto(study, plan, pipeline, time.perf_counter() - started)
     write_text(out / "pareto.json", json.dumps(pareto, indent=1))
     best = _best_plan(plan, study, pipeline, estimate)

@@ -81,9 +81,10 @@ def quantize_dense(layers: Iterable[Dense], tables: Tables, kept_float: set[ir.V
                 )
             )
             continue
-        if layer.x not in inputs:
-            inputs[layer.x] = graphs.add_before(layer.node, "DynamicQuantizeLinear", [layer.x], outputs=3)
-        _integer_product(layer, inputs[layer.x], tables)
+        x = graphs.input_of(layer.node, 0)  # by now perhaps the output of a layer that was replaced
+        if x not in inputs:
+            inputs[x] = graphs.add_before(layer.node, "DynamicQuantizeLinear", [x], outputs=3)
+        _integer_product(layer, inputs[x], tables)
     return left
 
 

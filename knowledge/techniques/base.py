@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.layers import BoolColumn, LayerTable
 from knowledge.values import Decision, Refusal
@@ -62,6 +62,11 @@ class Choices(tuple[Any, ...]):
 
     def __new__(cls, *values: Any) -> Choices:
         return super().__new__(cls, values)
+
+
+# parameters that every technique which trains has
+Epochs = Annotated[int, Field(ge=0), Choices(3, 6)]
+LearningRate = Annotated[float, Field(gt=0), Range(3e-5, 3e-3, log=True)]
 
 
 class Technique(BaseModel):

@@ -7,12 +7,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from knowledge.techniques.architecture import ArchitectureSearch
 from knowledge.techniques.base import Technique
-from knowledge.techniques.distill import Distill
+from knowledge.techniques.distill import Distill, DistillText, MiniLlm
+from knowledge.techniques.entries import Experts, Vocabulary
 from knowledge.techniques.factorize import Svd
 from knowledge.techniques.fuse import GraphFusion
-from knowledge.techniques.prune import Magnitude
-from knowledge.techniques.quantize import Fp16, Int8Dynamic, Int8Static
+from knowledge.techniques.groups import Awq, Gptq, Nf4, WeightOnly
+from knowledge.techniques.mixed import ExpertsInt4, MixedPrecision
+from knowledge.techniques.narrow import Heads, HiddenUnits, Neurons, Width
+from knowledge.techniques.prune import GradualPruning, IterativePruning, Magnitude
+from knowledge.techniques.prune_once import SparseGpt, Wanda
+from knowledge.techniques.quantize import Bf16, ComplexInt8, Fp16, Int8Dynamic, Int8Static, Qat
 from knowledge.techniques.recover import Finetune
 from knowledge.techniques.reshape import Channels, LayerDrop
 from knowledge.values import InputError, Stage
@@ -21,14 +27,36 @@ CATALOG: dict[str, type[Technique]] = {
     technique.id: technique
     for technique in (
         Distill,
+        MiniLlm,
+        DistillText,
         Channels,
+        Heads,
+        Neurons,
+        Width,
         LayerDrop,
+        HiddenUnits,
+        Experts,
+        Vocabulary,
+        ArchitectureSearch,
         Svd,
         Magnitude,
+        Wanda,
+        SparseGpt,
+        GradualPruning,
+        IterativePruning,
         Finetune,
         Fp16,
+        Bf16,
         Int8Dynamic,
         Int8Static,
+        Qat,
+        WeightOnly,
+        Gptq,
+        Awq,
+        Nf4,
+        MixedPrecision,
+        ExpertsInt4,
+        ComplexInt8,
         GraphFusion,
     )
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from knowledge.layers import BoolColumn, LayerTable
-from knowledge.techniques.base import Choices, Family, Level, Need, Phase, Range, Technique
-from knowledge.values import Decision
+from knowledge.techniques.base import Choices, Epochs, Family, Level, Need, Phase, Range, Technique
+from knowledge.values import Decision, Refusal
 
 
 class Quantization(Technique):
@@ -32,8 +33,18 @@ class Quantization(Technique):
         return layers.change(where, **{c: [getattr(f, c) for f in formats] for c in columns})
 
 
+Embeddings = Annotated[bool, Choices(True, False)]
+Smooth = Annotated[float, Field(ge=0, lt=1), Range(0.0, 0.9, step=0.1)]
+
+
 class Int8(Quantization):
     """Base of the 8-bit forms: embeddings are a choice of their own, where there are any."""
+
+    computed: ClassVar[tuple[str, ...]] = ("linear", "conv")  # kinds of layers that compute in integers
+
+    def touches(self, layers: LayerTable) -> BoolColumn:
+        kinds = (*self.computed, "embedding") if getattr(self, "embeddings", False) else self.computed
+        return np.isin(layers.kind, kinds)
 
     @classmethod
     def space_for(cls, layers: LayerTable) -> dict[str, Range | Choices]:
@@ -46,14 +57,28 @@ class Int8(Quantization):
         return layers.change(self.touches(layers), bits=8, scale_bits=32, zero_bits=8)
 
 
-class Fp16(Quantization):
+class Half(Quantization):
+    """Base of the 16-bit forms: every number takes half the bytes."""
+
+    def formatted(self, layers: LayerTable) -> LayerTable:
+        return layers.change(self.touches(layers), bits=16, bias_bits=16)
+
+
+class Fp16(Half):
     """Store and compute in half precision: half the bytes, and faster only where the target computes in it."""
 
     id: ClassVar[str] = "fp16"
     paper: ClassVar[str] = "arXiv:1710.03740"
 
-    def formatted(self, layers: LayerTable) -> LayerTable:
-        return layers.change(self.touches(layers), bits=16, bias_bits=16)
+
+class Bf16(Half):
+    """Store in bfloat16: half the bytes and the range of fp32, with 8 bits of precision where fp16 has 11.
+
+    For models whose activations leave fp16's range, on targets that compute in it (arXiv:1905.12322).
+    """
+
+    id: ClassVar[str] = "bf16"
+    paper: ClassVar[str] = "arXiv:1905.12322"
 
 
 class Int8Dynamic(Int8):
@@ -70,12 +95,10 @@ class Int8Dynamic(Int8):
     paper: ClassVar[str] = "arXiv:1712.05877"
     architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe", "rnn"})
 
-    embeddings: Annotated[bool, Choices(True, False)] = True
-    smooth: Annotated[float, Field(ge=0, lt=1), Range(0.0, 0.9, step=0.1)] = 0.0
+    computed: ClassVar[tuple[str, ...]] = ("linear", "lstm")
 
-    def touches(self, layers: LayerTable) -> BoolColumn:
-        chosen = np.isin(layers.kind, ("linear", "lstm"))
-        return chosen | (layers.kind == "embedding") if self.embeddings else chosen
+    embeddings: Embeddings = True
+    smooth: Smooth = 0.0
 
     def requirement(self) -> str:
         return "dense or recurrent layers"
@@ -97,14 +120,59 @@ class Int8Static(Int8):
     paper: ClassVar[str] = "arXiv:1806.08342"
 
     calibration: Annotated[Literal["minmax", "percentile"], Choices("minmax", "percentile")] = "minmax"
-    embeddings: Annotated[bool, Choices(True, False)] = True
-    smooth: Annotated[float, Field(ge=0, lt=1), Range(0.0, 0.9, step=0.1)] = (
-        0.0  # as in int8_dynamic; dense layers only
-    )
-
-    def touches(self, layers: LayerTable) -> BoolColumn:
-        chosen = np.isin(layers.kind, ("linear", "conv"))
-        return chosen | (layers.kind == "embedding") if self.embeddings else chosen
+    embeddings: Embeddings = True
+    smooth: Smooth = 0.0  # as in int8_dynamic; dense layers only
 
     def requirement(self) -> str:
         return "convolutions or dense layers"
+
+
+class Qat(Int8):
+    """Train with the rounding of 8-bit weights and activations in the loop, then store what the training settled on.
+
+    Ranges come from calibration inputs first; then every forward pass rounds, and gradients pass straight through
+    (arXiv:1712.05877, section 3). Batch norms are folded before. The result is the file that int8_static makes, with
+    weights that expect it; what static quantization loses beyond the budget is what this wins back.
+    """
+
+    id: ClassVar[str] = "qat"
+    level: ClassVar[Level] = Level.MODEL
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION, Need.UNLABELED, Need.TRAINING})
+    paper: ClassVar[str] = "arXiv:1712.05877"
+    architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe", "cnn"})
+
+    embeddings: Embeddings = True
+    epochs: Epochs = 3
+    learning_rate: Annotated[float, Field(gt=0), Range(1e-5, 1e-3, log=True)] = 1e-4
+
+    def requirement(self) -> str:
+        return "convolutions or dense layers"
+
+
+class ComplexInt8(Int8):
+    """Store a complex core as 8-bit integers, with scales of their own for real and imaginary parts of each channel.
+
+    The two parts have different ranges: one scale for both wastes bits of the narrower. Ranges of the activations come
+    from calibration data, part by part. Dense layers around the core are stored as int8_static does. The arithmetic is
+    that of arXiv:1712.05877; the split by parts is that of "Step 4: Advanced Model Compression", section 2.
+    """
+
+    id: ClassVar[str] = "complex_int8"
+    level: ClassVar[Level] = Level.MODEL
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+    paper: ClassVar[str] = "arXiv:1712.05877"
+    computed: ClassVar[tuple[str, ...]] = ("complex", "linear")
+
+    embeddings: Embeddings = True
+
+    def refusals(self, layers: LayerTable) -> Iterator[Refusal]:
+        if layers.info.subfamily != "complex" or not (layers.kind == "complex").any():
+            yield Refusal(
+                technique=self.id,
+                rule="quantize-no-complex-core",
+                observed="a model that computes in real numbers",
+                required="a model with a complex core",
+                remedy="use int8_dynamic or int8_static",
+            )
+        else:
+            yield from super().refusals(layers)

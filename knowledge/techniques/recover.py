@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from knowledge.layers import LayerTable
-from knowledge.techniques.base import Choices, Family, Level, Need, Range, Technique
+from knowledge.techniques.base import Epochs, Family, LearningRate, Level, Need, Technique
 from knowledge.values import Decision
 
 
@@ -25,8 +23,8 @@ class Finetune(Technique):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.UNLABELED, Need.TRAINING})
     paper: ClassVar[str] = "arXiv:1711.05101"
 
-    epochs: Annotated[int, Field(ge=0), Choices(3, 6)] = 3
-    learning_rate: Annotated[float, Field(gt=0), Range(3e-5, 3e-3, log=True)] = 3e-4
+    epochs: Epochs = 3
+    learning_rate: LearningRate = 3e-4
 
     def effect(self, layers: LayerTable, decision: Decision | None = None) -> LayerTable:
         return layers

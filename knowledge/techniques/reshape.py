@@ -13,6 +13,8 @@ from knowledge.layers import BoolColumn, LayerTable
 from knowledge.techniques.base import Choices, Family, Level, Need, Phase, Range, Technique
 from knowledge.values import Decision, Refusal
 
+Grid = Annotated[int, Field(ge=1, description="what is left is a multiple of this")]
+
 
 def kept_width(width: NDArray[np.int64] | int, ratio: float, round_to: int) -> NDArray[np.int64]:
     """Channels that stay when `ratio` of them go, on a grid of `round_to` and never below one step of it.
@@ -25,7 +27,16 @@ def kept_width(width: NDArray[np.int64] | int, ratio: float, round_to: int) -> N
     return np.minimum(wide, np.maximum(grid, round_to))
 
 
-class Channels(Technique):
+class Reshaping(Technique):
+    """Base of the techniques that leave a smaller dense model; `ratio` is the share of what goes."""
+
+    family: ClassVar[Family] = Family.RESHAPE
+    level: ClassVar[Level] = Level.MODEL
+    phase: ClassVar[Phase] = Phase.RESHAPE
+    dial: ClassVar[str] = "ratio"
+
+
+class Channels(Reshaping):
     """Remove the least important channels of every convolution, through groups of layers that must agree in width.
 
     Both sides of an inner convolution shrink: at ratio 0.5 about 25 % of its parameters remain. The classifier's
@@ -34,17 +45,13 @@ class Channels(Technique):
     """
 
     id: ClassVar[str] = "channels"
-    family: ClassVar[Family] = Family.RESHAPE
-    level: ClassVar[Level] = Level.MODEL
-    phase: ClassVar[Phase] = Phase.RESHAPE
     architectures: ClassVar[frozenset[str]] = frozenset({"cnn"})
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
     paper: ClassVar[str] = "arXiv:1608.08710"
-    dial: ClassVar[str] = "ratio"
 
     ratio: Annotated[float, Field(gt=0, lt=1), Range(0.1, 0.7, step=0.05)] = 0.5
     importance: Annotated[Literal["l2", "l1", "taylor"], Choices("l2", "l1", "taylor")] = "l2"
-    round_to: Annotated[int, Field(ge=1)] = 4
+    round_to: Grid = 4
 
     def touches(self, layers: LayerTable) -> BoolColumn:
         convs: BoolColumn = (layers.kind == "conv") & (layers.role != "head")
@@ -55,7 +62,7 @@ class Channels(Technique):
 
     def effect(self, layers: LayerTable, decision: Decision | None = None) -> LayerTable:
         if decision is not None:
-            return _reshaped(layers, decision)
+            return reshaped(layers, decision)
         return narrowed(layers, self.ratio, self.round_to)
 
 
@@ -84,7 +91,7 @@ def narrowed(layers: LayerTable, ratio: float, round_to: int) -> LayerTable:
     return changed
 
 
-def _reshaped(layers: LayerTable, decision: Decision) -> LayerTable:
+def reshaped(layers: LayerTable, decision: Decision) -> LayerTable:
     """The table with the widths that surgery really gave; biases and statistics follow the outputs."""
     where = np.isin(layers.path, list(decision.shapes))
     shapes = [decision.shapes[path] for path in layers.path[where]]
@@ -100,7 +107,7 @@ def _reshaped(layers: LayerTable, decision: Decision) -> LayerTable:
     return layers.change(where, **values)
 
 
-class LayerDrop(Technique):
+class LayerDrop(Reshaping):
     """Remove whole transformer blocks, those whose output differs least from their input.
 
     Importance of a block: 1 − cosine(input, output) averaged over calibration tokens (block influence,
@@ -108,13 +115,9 @@ class LayerDrop(Technique):
     """
 
     id: ClassVar[str] = "layer_drop"
-    family: ClassVar[Family] = Family.RESHAPE
-    level: ClassVar[Level] = Level.MODEL
-    phase: ClassVar[Phase] = Phase.RESHAPE
     architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe"})
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
     paper: ClassVar[str] = "arXiv:2403.03853"
-    dial: ClassVar[str] = "ratio"
 
     ratio: Annotated[float, Field(gt=0, lt=1), Range(0.1, 0.6, step=0.05)] = 0.3
 

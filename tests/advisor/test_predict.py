@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from advisor.predict import Predictor, Roofline, estimate
 from advisor.profile import profile_source
-from advisor.quality import QualityModel, curve, with_recovery
 from knowledge.conditions import FAMILIES
 from knowledge.deploy import deployed
-from knowledge.load import Knowledge, load_knowledge
-from knowledge.techniques.catalog import CATALOG, build
+from knowledge.load import load_knowledge
+from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Stage, Workload
 
 KNOWN = load_knowledge()
@@ -30,10 +29,6 @@ def stage(name, **params):
 
 def built(*stages):
     return [build(s) for s in stages]
-
-
-def model(family="transformer", metric="accuracy", unit="pp"):
-    return QualityModel(KNOWN, family, metric, unit)
 
 
 # -- size ------------------------------------------------------------------------------------------
@@ -150,95 +145,6 @@ def test_every_target_gives_finite_figures(target, arch):
 
 
 # -- quality ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "dial", "values"), [
-    ("distill", "compression", (1.5, 2, 3, 4)), ("channels", "ratio", (0.1, 0.3, 0.5, 0.7)),
-    ("layer_drop", "ratio", (0.1, 0.3, 0.6)), ("magnitude", "ratio", (0.2, 0.5, 0.9)),
-    ("svd", "ratio", (0.9, 0.6, 0.2)), ("int8_dynamic", "smooth", (0.8, 0.4, 0.0)),
-])  # fmt: skip
-@pytest.mark.parametrize("metric", ["accuracy", "perplexity", "similarity"])
-@pytest.mark.parametrize("recovered", [True, False])
-def test_loss_never_falls_with_strength(name, dial, values, metric, recovered):
-    quality = model(metric=metric, unit="pp" if metric == "accuracy" else "%")
-    losses = [quality.stage(build(stage(name, **{dial: v})), recovered).mid for v in values]
-    assert losses == sorted(losses)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", sorted(c.id for c in CATALOG.values() if c.phase is not None and not c.lossless))
-def test_recovery_never_hurts_and_intervals_are_ordered(family, name):
-    quality = model(family)
-    before, after = (quality.stage(build(stage(name)), r) for r in (False, True))
-    assert after.mid <= before.mid + 1e-9
-    for spread in (before, after):
-        assert 0 <= spread.low <= spread.mid <= spread.high
-        assert spread.high - spread.low >= 0.1
-        assert spread.basis
-
-
-def test_chains_lose_more_than_their_parts_and_less_than_all_the_worst():
-    quality = model()
-    parts = [quality.chain(built(stage(n))) for n in ("distill", "int8_dynamic")]
-    both = quality.chain(built(stage("distill"), stage("int8_dynamic")))
-    assert both.mid == pytest.approx(sum(p.mid for p in parts))
-    assert max(p.high for p in parts) < both.high < sum(p.high for p in parts)
-
-
-def test_relative_losses_compound():
-    quality = model(metric="perplexity", unit="%")
-    parts = [quality.chain(built(stage(n))) for n in ("distill", "int8_dynamic")]
-    both = quality.chain(built(stage("distill"), stage("int8_dynamic")))
-    assert both.mid == pytest.approx(100 * ((1 + parts[0].mid / 100) * (1 + parts[1].mid / 100) - 1))
-
-
-def test_what_was_measured_is_in_the_interval():
-    quality = model(metric="similarity", unit="%")
-    dynamic = quality.chain(built(stage("int8_dynamic")))
-    assert dynamic.low < 0.65 < dynamic.high
-    assert "measured" in dynamic.basis
-    smooth = quality.chain(built(stage("int8_dynamic", smooth=0.8)))
-    assert smooth.low < 0.16 < smooth.high
-    channels = model("cnn").chain(built(stage("channels"), stage("finetune"), stage("int8_static")))
-    assert channels.low < 1.2
-
-
-def test_no_figure_is_said_so_and_wide():
-    found = model().stage(build(stage("svd")), False)
-    assert "assumed" in found.basis
-    assert found.high >= 3 * found.mid - 1e-9
-
-
-def test_figures_of_other_metrics_are_carried_over_in_words():
-    assert "carried over" in model(metric="perplexity", unit="%").stage(build(stage("layer_drop")), True).basis
-
-
-def test_better_evidence_makes_narrower_intervals():
-    claim = next(c for c in KNOWN.claims.values() if c.id == "minilm-int8-static")
-    widths = []
-    for status in ("measured", "paper", "unsourced"):
-        only = Knowledge({}, {"c": claim.model_copy(update={"status": status})}, {}, {})
-        spread = QualityModel(only, "transformer", "similarity", "%").stage(build(stage("int8_static")), False)
-        widths.append(spread.high - spread.low)
-    assert widths == sorted(widths)
-    assert widths[0] < widths[-1]
-
-
-def test_curve_pools_figures_that_contradict_each_other():
-    first = next(c for c in KNOWN.claims.values() if c.id == "nncf-resnet50-40")
-    claims = [
-        first.model_copy(update={"params": {"ratio": r}, "drop": d}) for r, d in ((0.2, 1.0), (0.4, 0.5), (0.6, 3.0))
-    ]
-    assert curve(claims, 0.2) == pytest.approx(0.75)
-    assert curve(claims, 0.4) == pytest.approx(0.75)
-    assert curve(claims, 0.1) == pytest.approx(0.375)
-    assert curve(claims, 0.5) == pytest.approx(1.875)
-    assert curve(claims, 0.66) == pytest.approx(3.0 * 1.1**2)
-
-
-def test_recovery_covers_what_stands_before_it():
-    chain = built(stage("distill"), stage("channels"), stage("finetune"), stage("magnitude"), stage("int8_static"))
-    assert [r for _, r in with_recovery(chain)] == [True, True, False, False]
 
 
 def test_records_that_are_not_for_estimates_stay_out():

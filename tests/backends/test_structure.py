@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from backends.context import Context
 from backends.data import Data, load_data
-from backends.executors import executor
+from backends.executors import EXECUTORS, executor
 from backends.models import LoadedModel, load
 from backends.profile import profile
 from backends.structure import (
@@ -23,7 +23,7 @@ from backends.structure import (
 )
 from backends.tasks import task_for
 from knowledge.techniques.base import Level
-from knowledge.techniques.catalog import CATALOG, build
+from knowledge.techniques.catalog import build
 from knowledge.values import Decision, InputError, RunFailed, Stage, Workload
 
 PARAMS = {
@@ -37,7 +37,7 @@ FULL = ("digits-cnn", "stdlib-lm", "stdlib-lm-large", "stdlib-moe", "minilm")
 
 
 def pairs():
-    techniques = [name for name, cls in CATALOG.items() if cls.level is Level.MODEL and name != "finetune"]
+    techniques = [c.id for c in EXECUTORS if c.level is Level.MODEL and c.id != "finetune"]
     for model in (*QUICK, *FULL):
         for name in techniques:
             marks = [pytest.mark.full] if model in FULL else []

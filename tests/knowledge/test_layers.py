@@ -117,7 +117,7 @@ def tables(draw):
                 bits=draw(st.sampled_from([4, 8, 16, 32])),
                 group_size=draw(st.sampled_from([-1, 0, 4])),
                 scale_bits=draw(st.sampled_from([0, 16, 32])),
-                zero_bits=draw(st.sampled_from([0, 8])),
+                zero_bits=draw(st.sampled_from([0, 4, 8])),
                 positions=float(draw(number)),
                 tied_to=draw(st.sampled_from(["", "", "elsewhere"])),
             )
@@ -132,14 +132,17 @@ def test_totals_equal_a_loop_over_single_numbers(table):
     for r in table.rows():
         fan_in = r["inputs"] // r["groups"] * r["kernel"]
         numbers = r["copies"] * (r["rank"] * (r["outputs"] + fan_in) if r["rank"] else r["outputs"] * fan_in)
-        if r["group_size"] > 0:
-            scales = r["copies"] * r["outputs"] * len(range(0, fan_in, r["group_size"]))
-        else:
-            scales = r["copies"] * (1 if r["group_size"] else r["outputs"] + r["rank"])
+        scales = r["copies"] * (1 if r["group_size"] else r["outputs"] + r["rank"])
         owned = not r["tied_to"]
         parameters += numbers * owned + r["bias"]
         macs += numbers * r["positions"]
-        if owned:
+        matrices = [(r["rank"], fan_in), (r["outputs"], r["rank"])] if r["rank"] else [(r["outputs"], fan_in)]
+        if owned and r["group_size"] > 0 and r["scale_bits"]:
+            for rows, width in matrices * r["copies"]:
+                groups = len(range(0, width, r["group_size"]))
+                zeros = -(-groups * r["zero_bits"] // 8) * 8  # each row's in whole bytes
+                bits += rows * (groups * (r["group_size"] * r["bits"] + r["scale_bits"]) + zeros)
+        elif owned:
             bits += numbers * r["bits"] + (scales * (r["scale_bits"] + r["zero_bits"]) if r["scale_bits"] else 0)
         bits += (r["bias"] + r["buffers"]) * r["bias_bits"]
     assert (table.parameters, table.macs, table.stored_bytes) == (parameters, int(macs), -(-bits // 8))

@@ -8,6 +8,7 @@ from knowledge.techniques.factorize import Svd
 from knowledge.techniques.prune import Magnitude
 from knowledge.techniques.quantize import Fp16, Int8Static
 from knowledge.techniques.reshape import Channels, LayerDrop, kept_width
+from knowledge.typical import build, typical_models
 from knowledge.values import Decision, LayerFormat, Shape
 
 
@@ -130,7 +131,12 @@ def test_every_technique_declares_itself(cls):
     assert isinstance(cls.family, Family)
     assert isinstance(cls.level, Level)
     assert cls.summary().endswith((".", ":")) or len(cls.summary()) > 20
+    assert cls.paper or cls.lossless
+    assert cls.phase is not None or cls.family is Family.RECOVER
+    assert not cls.dial or cls.dial in cls.space()
     default = cls()
+    assert hash(default) == hash(cls())
+    assert default.strength() >= 0
     for name, space in cls.space().items():
         value = getattr(default, name)
         if isinstance(space, Range):
@@ -140,6 +146,35 @@ def test_every_technique_declares_itself(cls):
         elif isinstance(space, Choices):
             assert value in space
     assert cls.model_validate(default.model_dump(mode="json")) == default
+
+
+@pytest.mark.parametrize("model", typical_models(), ids=lambda m: m.id)
+@pytest.mark.parametrize("cls", CATALOG.values(), ids=CATALOG)
+def test_no_technique_leaves_more_than_there_was(cls, model):
+    table = build(model)
+    refusals = list(cls().refusals(table))
+    assert len({r.rule for r in refusals}) == len(refusals) <= 1
+    assert all(r.technique == cls.id and r.observed and r.required for r in refusals)
+    if not refusals:
+        after = cls().effect(table)
+        assert after.parameters <= table.parameters
+        assert after.macs <= table.macs
+        assert after.stored_bytes <= table.stored_bytes
+        assert cls().touches(table).any()
+
+
+@pytest.mark.parametrize("model", typical_models(), ids=lambda m: m.id)
+@pytest.mark.parametrize("cls", CATALOG.values(), ids=CATALOG)
+def test_whatever_is_searched_can_be_built(cls, model):
+    table = build(model)
+    for name, space in cls.space_for(table).items():
+        assert name in cls.space()
+        values = (space.low, space.high) if isinstance(space, Range) else space
+        assert values
+        for value in values:
+            technique = cls.model_validate({name: value})
+            if not list(technique.refusals(table)):
+                assert technique.effect(table).stored_bytes <= table.stored_bytes
 
 
 def test_what_a_threshold_removes_is_unknown_until_the_weights_are_read():

@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from backends.data import Data
+from backends.factorize import svd
 from backends.onnx import fp16, int8_dynamic, int8_static
 from backends.onnx import smooth as smoothing
 from backends.onnx.export import export
 from backends.onnx.session import open_session
 from backends.onnx.weights import weight_bytes
+from backends.profile import profile
+from knowledge.deploy import deployed
+from knowledge.techniques.factorize import Svd
 from knowledge.techniques.quantize import Fp16, Int8Dynamic, Int8Static
 from knowledge.values import InputError
 
@@ -59,6 +63,26 @@ def test_close_to_the_original_and_stored_as_the_decision_says(module, technique
     again = tmp_path / "again.onnx"
     assert module.apply(technique, found.path, again, found.context) == decision
     assert again.read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("module", "technique"),
+    [(int8_dynamic, Int8Dynamic()), (int8_dynamic, Int8Dynamic(smooth=0.5)), (int8_static, Int8Static())],
+    ids=["dynamic", "smooth", "static"],
+)
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_thin_layers_of_a_factored_model_become_integers(module, technique, kind, exported, small, outputs, tmp_path):
+    """The second of two thin layers reads what the first one, by then replaced, gives."""
+    found = exported(kind)
+    model = found.model.clone()
+    factored, _ = svd.apply(Svd(ratio=0.9, min_width=16), model, small.context(model, found.split))
+    path, out = tmp_path / "thin.onnx", tmp_path / "out.onnx"
+    export(factored, path, found.context.workload)
+    context = dataclasses.replace(found.context, layers=deployed(profile(factored, found.context.workload)))
+    decision = module.apply(technique, path, out, context)
+    assert cosine(outputs(out, found.split), outputs(path, found.split)) > 0.99
+    stored = technique.effect(context.layers, decision).stored_bytes
+    assert stored == pytest.approx(weight_bytes(out), rel=0.01, abs=100)
 
 
 # -- dynamic ---------------------------------------------------------------------------------------

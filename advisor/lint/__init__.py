@@ -1,0 +1,71 @@
+"""What is wrong with a plan file, what would disappoint, and how to mend it. Nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advisor.lint.checks import findings_of
+from advisor.lint.edit import with_settings
+from advisor.lint.findings import Finding, Patch, Report
+from advisor.lint.fix import mended
+from advisor.lint.read import read_draft, read_raw
+from knowledge.files import write_bytes, write_text
+from knowledge.values import InputError
+
+__all__ = ["Finding", "Patch", "Report", "lint_plan"]
+
+
+def silent(message: str) -> None:
+    """Remarks that nobody reads."""
+
+
+def lint_plan(
+    path: Path,
+    *,
+    fix: bool = False,
+    out: Path | None = None,
+    settings: Sequence[str] = (),
+    allow_code: bool = False,
+    say: Callable[[str], None] = silent,
+) -> Report:
+    """Every finding about a plan file.
+
+    `settings` are parameters to look at it with, as `technique.parameter=value`. With `fix` the plan is mended first
+    and written: to `out`, or over the file, which is then kept beside as it was. The user's own code is looked at only
+    with `allow_code`. Raises InputError where there is no plan to be read, or a setting means nothing.
+    """
+    path = Path(path)
+    if out is not None and not fix:
+        raise InputError("out", out, "nothing is written without --fix", "add --fix")
+    written = read_raw(path)
+    raw, changes = with_settings(written, settings, allow_code)
+    kept = ""
+    if fix:
+        raw, mends = mended(raw, allow_code)
+        changes += mends
+        if out is not None:
+            _write(out, raw)
+        elif changes:
+            kept = str(_keep(path))
+            _write(path, raw)
+            say(f"comments are not kept; the plan as it was: {kept}")
+    shown = str(out or path)
+    return Report(plan=shown, findings=findings_of(read_draft(raw), allow_code), changes=changes, original=kept)
+
+
+def _keep(path: Path) -> Path:
+    """A copy of the file under a name beside it that is free."""
+    kept, number = path.with_name(f"{path.name}.orig"), 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.orig{number}")
+    write_bytes(kept, path.read_bytes())
+    return kept
+
+
+def _write(path: Path, raw: dict[str, Any]) -> None:
+    write_text(path, yaml.dump(raw, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120))
