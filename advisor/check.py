@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from advisor.checking import entries
-from advisor.checking.cases import exercised, read_cases
+from advisor.checking.cases import Case, exercised, read_cases
 from advisor.checking.findings import CheckReport, Finding
 from advisor.checking.possible import situations
 from advisor.checking.rules import RuleCheck
@@ -40,14 +40,14 @@ def _own_cases(extra: Path | str | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _findings(known: Knowledge, extra: Path | str | None, cases: list[tuple[Path, dict]] | None) -> Iterator[Finding]:  # type: ignore[type-arg]
+def _findings(known: Knowledge, extra: Path | str | None, cases: list[tuple[Path, Case]] | None) -> Iterator[Finding]:
     folders = [str(folder) for folder in layers(extra)]
     rules = situations(known, folders)
     yield from RuleCheck(known, rules).findings()
     if cases is not None:
         asked = folders[-1] if extra else folders[0]
         own = {one.rule.id for one in rules if one.place.startswith(asked)}
-        yield from exercised(known, rules, cases, own)
+        yield from exercised(known, rules, cases, own, str(extra or ""))
     yield from entries.techniques(rules)
     yield from entries.claims(known)
     yield from entries.targets(known)

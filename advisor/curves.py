@@ -54,7 +54,7 @@ class Curve:
     def through(cls, strengths: Sequence[float], values: Sequence[float], weights: Sequence[float]) -> Curve:
         """The weighted least-squares fit: points of one strength are averaged, falls pooled (isotonic regression)."""
         at, where = np.unique(np.round(strengths, 4), return_inverse=True)
-        mass = np.bincount(where, weights=weights)
+        mass = np.bincount(where, weights=weights).astype(np.float64)
         means = np.bincount(where, weights=np.multiply(values, weights)) / mass
         fitted = np.maximum(isotonic(means, mass), 0.0)
         if at[0] > 0:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from advisor.predict import Predictor
-from advisor.request import TASKS, Request
+from advisor.request import Request
 from knowledge.conditions import FactValue
 from knowledge.layers import LayerTable
+from knowledge.tasks import TASKS
 
 
 def facts_of(request: Request, predictor: Predictor, evidence: int = 0) -> dict[str, FactValue]:

@@ -16,6 +16,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import networkx as nx
 
@@ -27,8 +28,8 @@ from knowledge.techniques.catalog import CATALOG
 
 START, EXPORT = "START", "EXPORT"
 MAX_STAGES = 4  # lossless ones not counted: distill, one cut, its recovery, quantize
-MAX_OUTLOOKS = 4000  # chains that are estimated, the most promising first,
-MORE_OUTLOOKS = 1000  # and where those were not all, the ones that compress most
+MAX_OUTLOOKS = 2000  # chains that are estimated, the most promising first,
+MORE_OUTLOOKS = 500  # and where those were not all, the ones that compress most
 
 Costs = tuple[float, float, float, int]
 Score = Callable[[Outlook, int], float]
@@ -140,34 +141,31 @@ class Exploration:
     def __init__(self, graph: nx.DiGraph, verdicts: Verdicts, predictor: Predictor) -> None:
         self.graph, self.verdicts, self.predictor = graph, verdicts, predictor
         self.begin = State(START, (), predictor.layers, predictor.baseline)
-        self.candidates = [Candidate((), predictor.baseline)]
+        self.candidates = [Candidate((), predictor.baseline)] if graph.has_edge(START, EXPORT) else []
         self.known: dict[tuple[Technique, ...], State | None] = {}  # None: not worth going on
         self.costs: dict[str, list[Costs]] = {}  # of the chains that reached a node
 
     def explore(self, score: Score, outlooks: int) -> bool:
         """Estimate up to so many chains more; whether that was all there are."""
         most, order = len(self.known) + outlooks, itertools.count()
-        worth = self._worth(score)
+        steps = self._steps(self._worth(score))
+        # (-expected, order, state, its promise, the ways on from it, which is next)
         frontier: list[tuple[float, int, State, float, list[Step], int]] = []
 
-        def reach(state: State, promise: float, steps: list[Step], number: int) -> None:
-            if number < len(steps):
-                item = (-promise - steps[number].gain, next(order), state, promise, steps, number)
-                heapq.heappush(frontier, item)
+        def reach(state: State, promise: float, ways: list[Step], number: int = 0) -> None:
+            if number < len(ways):
+                expected = promise + ways[number].gain
+                heapq.heappush(frontier, (-expected, next(order), state, promise, ways, number))
 
-        start = score(self.begin.outlook, 0)
-        reach(self.begin, start, self._steps(self.begin, worth), 0)
-        while frontier:
-            if len(self.known) >= most:
-                return False
-            expected, _, state, promise, steps, number = heapq.heappop(frontier)
-            reach(state, promise, steps, number + 1)
-            child = self._child(state, steps[number])
+        reach(self.begin, score(self.begin.outlook, 0), steps(self.begin))
+        while frontier and len(self.known) < most:
+            expected, _, state, promise, ways, number = heapq.heappop(frontier)
+            reach(state, promise, ways, number + 1)
+            child = self._child(state, ways[number])
             if child is not None:
                 ends = self.graph.has_edge(child.node, EXPORT)  # otherwise its worth shows with what must follow
-                value = score(child.outlook, len(child.techniques)) if ends else -expected
-                reach(child, value, self._steps(child, worth), 0)
-        return True
+                reach(child, score(child.outlook, len(child.techniques)) if ends else -expected, steps(child))
+        return not frontier
 
     def _worth(self, score: Score) -> dict[Technique, float]:
         """What each technique adds to the uncompressed model, with what must follow it."""
@@ -176,23 +174,28 @@ class Exploration:
             for technique in self.verdicts.settings[node] if node != EXPORT else ():
                 state = self._child(self.begin, Step(0.0, node, technique))
                 while state is not None and not self.graph.has_edge(state.node, EXPORT):
-                    follower = next(iter(self.graph.successors(state.node)))
-                    planned = self.verdicts.settings[self.graph.nodes[follower]["technique"]]
-                    state = self._child(state, Step(0.0, follower, planned[len(planned) // 2]))
+                    ways = list(self.graph.successors(state.node))
+                    if len(ways) != 1:  # a choice, not what must follow
+                        break
+                    planned = self.verdicts.settings[self.graph.nodes[ways[0]]["technique"]]
+                    state = self._child(state, Step(0.0, ways[0], planned[len(planned) // 2]))
                 if state is not None:
                     found[technique] = score(state.outlook, len(state.techniques)) - base
         return found
 
-    def _steps(self, state: State, worth: Mapping[Technique, float]) -> list[Step]:
-        """The ways to go on, the most promising first."""
-        full = counted(state.techniques) >= MAX_STAGES
-        found = []
-        for node in self.graph.successors(state.node):
-            name = self.graph.nodes[node]["technique"]
-            if node == EXPORT or (full and not CATALOG[name].lossless):
-                continue
-            found += [Step(worth.get(technique, 0.0), node, technique) for technique in self.verdicts.settings[name]]
-        return sorted(found, key=lambda step: -step.gain)
+    def _steps(self, worth: Mapping[Technique, float]) -> Callable[[State], list[Step]]:
+        """The ways to go on from a state, the most promising first."""
+
+        @cache
+        def ways(start: str, full: bool) -> list[Step]:
+            found = []
+            for node in self.graph.successors(start):
+                name = self.graph.nodes[node]["technique"]
+                if node != EXPORT and (CATALOG[name].lossless or not full):
+                    found += [Step(worth.get(t, 0.0), node, t) for t in self.verdicts.settings[name]]
+            return sorted(found, key=lambda step: -step.gain)
+
+        return lambda state: ways(state.node, counted(state.techniques) >= MAX_STAGES)
 
     def _child(self, state: State, step: Step) -> State | None:
         """The state's chain with a technique added; None where it changes nothing or another chain is nowhere worse."""

@@ -8,12 +8,11 @@ from typing import Any, cast, get_args
 
 from advisor.hf_files import number
 from knowledge.layers import Family, ModelInfo
-from knowledge.tasks import task_of_classes
+from knowledge.tasks import TRANSFORMERS, check_told, task_of_classes
 from knowledge.values import InputError
 
 Config = Mapping[str, Any]
 
-TASKS = ("causal-lm", "text-classification", "image-classification", "embedding")
 _SUBFAMILIES = {"causal-lm": "decoder", "image-classification": "vision-transformer"}
 CONVOLUTIONAL = {
     "resnet", "convnext", "convnextv2", "mobilenet_v1", "mobilenet_v2", "efficientnet", "regnet", "bit", "poolformer",
@@ -36,20 +35,21 @@ def task_of(config: Config, source: str) -> str:
         return task
     what = ", ".join(named) or "no architecture"
     raise InputError(
-        "task", source, f"config.json names {what}, which tells no known task", f"add --task {' | '.join(TASKS)}"
+        "task", source, f"config.json names {what}, which tells no known task", f"add --task {' | '.join(TRANSFORMERS)}"
     )
 
 
 def family_of(config: Config, source: str, told: str | None) -> Family:
-    """Architecture family; `told` decides where given. Raises InputError asking for --arch when unclear."""
+    """Architecture family; `told` decides where the configuration does not.
+
+    Raises InputError asking for --arch when unclear, and for another family than the configuration's.
+    """
+    own = _family(config)
+    if own is not None:
+        check_told("arch", told, own, source)
+        return own
     if told is not None:
         return cast(Family, told)
-    if experts_of(config) > 1:
-        return "moe"
-    if number(config, "num_attention_heads", "n_head", "n_heads"):
-        return "transformer"
-    if config.get("model_type") in CONVOLUTIONAL:
-        return "cnn"
     kind = config.get("model_type")
     what = f"config.json says model_type {kind!r}" if kind else "config.json says no model_type"
     families = " | ".join(get_args(Family))
@@ -58,11 +58,25 @@ def family_of(config: Config, source: str, told: str | None) -> Family:
     )
 
 
+def _family(config: Config) -> Family | None:
+    """The family that a configuration tells, where it tells one."""
+    if experts_of(config) > 1:
+        return "moe"
+    if number(config, "num_attention_heads", "n_head", "n_heads"):
+        return "transformer"
+    return "cnn" if config.get("model_type") in CONVOLUTIONAL else None
+
+
+def vocabulary_of(config: Config) -> int:
+    """Entries of the token embedding; 0 for a model of images, whose vocabulary, if any, is one of patches."""
+    return 0 if "image_size" in config else number(config, "vocab_size")
+
+
 def facts_of(config: Config, source: str, task: str, family: Family) -> ModelInfo:
     """What the configuration tells of a transformer; widths that it leaves out are filled in from the rows later."""
     hidden = number(config, "hidden_size", "n_embd", "dim", "d_model")
     heads = number(config, "num_attention_heads", "n_head", "n_heads")
-    vocabulary = number(config, "vocab_size")
+    vocabulary = vocabulary_of(config)
     named = config.get("architectures") or [""]
     return ModelInfo(
         name=Path(source).name or source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -14,11 +15,13 @@ from knowledge.evidence import Evidence
 from knowledge.techniques.base import Family, Level, Need, Technique
 from knowledge.techniques.catalog import CATALOG
 
-# how much a row counts for a model: rows of nearer kin more, of models ten times as large or small less
+# how much a row counts for a model: rows of nearer kin more
 KIN = {"subfamily": 3.0, "family": 2.0, "other": 1.0}
-LOW, HIGH = 0.1, 0.9  # ends of the interval, of the residuals
-ENOUGH = 10  # residuals for quantiles of their own
-NEAREST = 20  # of them count: those predicted to lose about as much
+# how much a residual counts: of the same techniques, families, first family, of any chain
+ALIKE = (1.0, 0.5, 0.2, 0.02)
+LOW, HIGH = 0.2, 0.8  # quantiles that a few outliers do not move; the margin makes up for the rest
+INSIDE = 0.8  # share of chains that an interval is to hold
+LEAST_MODELS = 3  # to tell how far models lie from each other
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,13 @@ class StageKey:
     """A lossy stage as losses depend on it."""
 
     technique: str
+    variant: str  # of the technique's methods
     recovered: bool  # whether training followed
     strength: float
 
     @property
-    def curve(self) -> tuple[str, bool]:
-        return self.technique, self.recovered
+    def curve(self) -> tuple[str, str, bool]:
+        return self.technique, self.variant, self.recovered
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,12 @@ class Outcome:
 
 def stage_keys(techniques: Sequence[Technique]) -> tuple[StageKey, ...]:
     """The lossy stages of a chain."""
-    return tuple(StageKey(t.id, r, t.strength()) for t, r in with_recovery(techniques) if not t.lossless)
+    return tuple(stage_key(t, r) for t, r in with_recovery(techniques) if not t.lossless)
+
+
+def stage_key(technique: Technique, recovered: bool) -> StageKey:
+    variant = str(getattr(technique, technique.method)) if technique.method else ""
+    return StageKey(technique.id, variant, recovered, technique.strength())
 
 
 def with_recovery(techniques: Sequence[Technique]) -> list[tuple[Technique, bool]]:
@@ -99,14 +108,16 @@ class Curves:
     """Curves of loss over strength, fitted to chains of one lossy stage; nearer kin of the model count more."""
 
     def __init__(self, measured: Sequence[Outcome], scale: Scale, kin: Kin) -> None:
-        self.scale = scale
-        points: dict[tuple[str, bool], list[tuple[float, float, float]]] = {}
+        points: dict[tuple[object, ...], list[tuple[float, float, float]]] = {}
         for outcome in measured:
             if len(outcome.stages) == 1:
                 stage = outcome.stages[0]
-                points.setdefault(stage.curve, []).append((stage.strength, outcome.loss, kin.weight(outcome)))
-        self.curves: dict[tuple[str, bool], Curve] = {}
-        self.worth: dict[tuple[str, bool], float] = {}  # the rows behind it, each as far as it counts
+                point = (stage.strength, outcome.loss, kin.weight(outcome))
+                names: tuple[tuple[object, ...], ...] = (stage.curve, (stage.technique, stage.recovered))
+                for name in names:
+                    points.setdefault(name, []).append(point)
+        self.curves: dict[tuple[object, ...], Curve] = {}
+        self.worth: dict[tuple[object, ...], float] = {}  # the rows behind it, each as far as it counts
         for name, found in points.items():
             strengths, losses, weights = zip(*found, strict=True)
             self.curves[name] = Curve.through(strengths, scale.of(losses).tolist(), weights)
@@ -114,49 +125,101 @@ class Curves:
 
     def stage(self, key: StageKey) -> tuple[float, float] | None:
         """(value on the scale, worth of the measurements behind it); None where nothing was measured."""
-        curve = self.curves.get(key.curve)
-        return None if curve is None else (curve.at(key.strength), self.worth[key.curve])
+        names: tuple[tuple[object, ...], ...] = (key.curve, (key.technique, key.recovered))
+        name = next((n for n in names if n in self.curves), None)
+        return None if name is None else (self.curves[name].at(key.strength), self.worth[name])
+
+
+class Learned:
+    """What measured chains of other models teach: the loss of a chain, and how far a model may lie from it.
+
+    Quantiles of the other models' residuals make the interval; it is widened until, leaving out each of these models
+    in turn, it holds four in five of their chains (conformalized quantile regression, arXiv:1905.03222).
+    """
+
+    def __init__(self, measured: Sequence[Outcome], scale: Scale, kin: Kin, compound: bool) -> None:
+        self.measured, self.scale, self.kin, self.compound = measured, scale, kin, compound
+        self.curves = Curves(measured, scale, kin)
+        self._bounds: dict[tuple[object, ...], tuple[float, float]] = {}
+
+    def knows(self, stages: Sequence[StageKey]) -> bool:
+        """Whether every stage was measured on some model."""
+        return all(self.curves.stage(s) is not None for s in stages)
+
+    def predicted(self, stages: Sequence[StageKey]) -> float:
+        """A chain's loss on the scale by the curves; what they do not know counts as nothing lost."""
+        losses = self.scale.losses([(self.curves.stage(s) or (0.0, 0.0))[0] for s in stages])
+        return float(self.scale.of(combined(losses.tolist(), self.compound)))
+
+    def residual(self, outcome: Outcome) -> float:
+        """How far a measured chain lies from what is predicted for it, on the scale."""
+        return float(self.scale.of(outcome.loss)) - self.predicted(outcome.stages)
+
+    def bounds(self, stages: Sequence[StageKey]) -> tuple[float, float] | None:
+        """Distances from the prediction that hold 80 % of such chains; None with too few models to tell."""
+        if self.margin is None:
+            return None
+        low, high = self.middle(stages)
+        return min(low - self.margin, 0.0), max(high + self.margin, 0.0)
+
+    def middle(self, stages: Sequence[StageKey]) -> tuple[float, float]:
+        """Quantiles of the residuals, those of chains of the same sort counting most."""
+        wanted = kinds(stages)
+        if wanted not in self._bounds:
+            errors, sorts, kin = self._residuals
+            alike = np.full(len(errors), ALIKE[-1])
+            for level in (2, 1, 0):
+                alike[[sort[level] == wanted[level] for sort in sorts]] = ALIKE[level]
+            self._bounds[wanted] = (
+                weighted_quantile(errors, alike * kin, LOW),
+                weighted_quantile(errors, alike * kin, HIGH),
+            )
+        return self._bounds[wanted]
+
+    @cached_property
+    def _residuals(self) -> tuple[Floats, list[tuple[tuple[object, ...], ...]], Floats]:
+        """Errors in rising order, the sorts of their chains, and how near their models are."""
+        found = sorted(((self.residual(o), n) for n, o in enumerate(self.measured)), key=lambda pair: pair[0])
+        ordered = [self.measured[n] for _, n in found]
+        kin = np.array([self.kin.weight(o) for o in ordered])
+        return np.array([e for e, _ in found]), [kinds(o.stages) for o in ordered], np.maximum(kin, 1e-9)
+
+    @cached_property
+    def margin(self) -> float | None:
+        """What widens the quantiles: each model left out in turn, by how much its chains lay outside."""
+        models = sorted({o.model for o in self.measured})
+        if len(models) < LEAST_MODELS:
+            return None
+        outside = []
+        for model in models:
+            mine = [o for o in self.measured if o.model == model]
+            kin = Kin(mine[0].family, mine[0].subfamily, mine[0].parameters)
+            rest = Learned([o for o in self.measured if o.model != model], self.scale, kin, self.compound)
+            for outcome in mine:
+                if rest.knows(outcome.stages):
+                    error, (low, high) = rest.residual(outcome), rest.middle(outcome.stages)
+                    outside.append(max(low - error, error - high))
+        return max(0.0, quantile(np.array(outside), INSIDE)) if outside else None
 
 
 def kinds(stages: Sequence[StageKey]) -> tuple[tuple[object, ...], ...]:
     """What sort of chain it is, finest first: models differ from the curves alike in chains of one sort."""
     recovered = any(s.recovered for s in stages)
     families = tuple(CATALOG[s.technique].family.value for s in stages)
-    return (tuple(s.technique for s in stages), recovered), (families, recovered), (families[0], recovered), ()
+    return (tuple(s.technique for s in stages), recovered), (families, recovered), (families[0], recovered)
 
 
-@dataclass(frozen=True)
-class Residual:
-    """How far a measured chain lay from what other models' rows predicted for it, both on the scale."""
+def weighted_quantile(ordered: Floats, weights: Floats, level: float) -> float:
+    """A quantile of values in rising order, between the middles of their weights.
 
-    kinds: tuple[tuple[object, ...], ...]
-    predicted: float
-    error: float
-
-
-class Residuals:
-    """Residuals by sort of chain: those of chains that were predicted to lose about as much make the interval."""
-
-    def __init__(self, found: Sequence[Residual]) -> None:
-        self.kinds = [r.kinds for r in found]
-        self.predicted = np.array([r.predicted for r in found], dtype=np.float64)
-        self.errors = np.array([r.error for r in found], dtype=np.float64)
-
-    def bounds(self, stages: Sequence[StageKey], predicted: float) -> tuple[float, float]:
-        """Distances from the prediction within which 80 % of such chains lie (split conformal, arXiv:1604.04173)."""
-        for level, wanted in enumerate(kinds(stages)):
-            own = np.array([k[level] == wanted for k in self.kinds])
-            if own.sum() >= ENOUGH:
-                break
-        errors = self.errors[own]
-        nearest = np.argsort(np.abs(self.predicted[own] - predicted), kind="stable")[:NEAREST]
-        return quantile(errors[nearest], LOW), quantile(errors[nearest], HIGH)
+    >>> weighted_quantile(np.array([0.0, 1.0, 2.0]), np.array([1.0, 1.0, 1.0]), 0.5)
+    1.0
+    """
+    middles = (np.cumsum(weights) - weights / 2) / weights.sum()
+    return float(np.interp(level, middles, ordered))
 
 
 def quantile(values: Floats, level: float) -> float:
-    """The conformal quantile: of n + 1 values, the new one among them, rounded outward."""
-    n = len(values)
-    if level < 0.5:
-        return -quantile(-values, 1 - level)
-    rank = min(n - 1, math.ceil((n + 1) * level) - 1)
-    return float(np.sort(values)[rank])
+    """The conformal quantile: of n + 1 values, the new one among them, rounded up."""
+    rank = min(len(values), math.ceil((len(values) + 1) * level))
+    return float(np.sort(values)[rank - 1])

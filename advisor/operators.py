@@ -46,7 +46,7 @@ ROTATION = Cost(7, 7.0)  # two Slices, Neg, Concat, two Muls, Add
 REPEATED = Cost(4, 2.0)  # Unsqueeze, Expand and Reshapes, where queries share keys and values
 SCORES = Cost(2, 1.2, 0.55)  # Add of the mask, Softmax: over the products of queries with keys
 LAYER_NORM, RMS_NORM = Cost(1.5, 0.0, 1.0), Cost(7, 0.0, 1.6)  # the second is Pow, ReduceMean, Sqrt, Mul …
-RESIDUAL_ADD = Cost(0.4, 0.1)  # each integer convolution of a residual network; float ones add as they compute
+RESIDUAL_ADD = Cost(0.8, 0.8)  # each integer convolution of a residual network; float ones add as they compute
 LOOKUP, INTEGER_LOOKUP = Cost(1), Cost(3)
 
 # beside a model: passes over its hidden states
@@ -56,7 +56,7 @@ POOLING = Cost(15, 3.0)  # of a sentence embedding
 PATCHES, RECURRENT, CONVOLUTIONAL, INTEGER_ENDS = 14, 7, 3, 5
 
 # a 16-bit file where the runtime computes in 32 bits: casts around norms and scores, and a GELU in its parts
-HALF_NORM, HALF_RMS_NORM, HALF_GELU, HALF_ROTATION = Cost(2, 1.0), Cost(6, 2.0), Cost(9, 4.5), Cost(4, 0.7)
+HALF_NORM, HALF_RMS_NORM, HALF_GELU, HALF_ROTATION = Cost(2, 1.0), Cost(6, 2.0), Cost(9, 3.5), Cost(4, 0.7)
 HALF_SCORES, HALF_ENDS = Cost(3, 0.7), 3
 
 

@@ -7,26 +7,26 @@ wrote. Those are built by `backends`, on the meta device where possible.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from advisor.hf_facts import TASKS, facts_of, family_of, task_of
+from advisor.hf_facts import facts_of, family_of, task_of, vocabulary_of
 from advisor.hf_files import Shapes, read_config, read_shapes
 from advisor.hf_rows import rows_of
 from advisor.workloads import at_workload
 from knowledge.layers import Family, LayerTable, table_from_json
 from knowledge.roles import assign, completed
+from knowledge.names import nearest
 from knowledge.sources import is_factory
+from knowledge.tasks import check_task, check_told, check_transformers, own_task
 from knowledge.typical import build, typical, typical_models
 from knowledge.values import InputError, Workload
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DEFAULT_SEQ_LEN = 128
-ALL_TASKS = (*TASKS, "sequence-classification")
 
 
 def profile_source(
@@ -45,10 +45,23 @@ def profile_source(
     whose models/ are known besides ours. Raises InputError: no such model, broken files, an architecture or a task that
     cannot be told (asking for --arch or --task).
     """
-    _check(arch, task)
-    workload = workload or Workload()
+    if arch is not None and arch not in get_args(Family):
+        raise InputError("arch", arch, "unknown architecture", nearest(arch, get_args(Family)))
+    if task is not None:
+        check_task(task)
+    task, workload = own_task(task), workload or Workload()
     if not source:
         return typical(_told(arch), task, params, workload, knowledge)
+    layers = _profile(source, arch, task, workload, params, knowledge)
+    check_told("arch", arch, layers.info.family, source)
+    check_told("task", task, layers.info.task, source)
+    return layers
+
+
+def _profile(
+    source: str, arch: str | None, task: str | None, workload: Workload, params: int | None, knowledge: str
+) -> LayerTable:
+    """The table of the model that is named."""
     if params is not None:
         raise InputError("params", f"{params:,}", f"{source} has the parameters it has", "leave out MODEL, or --params")
     path = Path(source)
@@ -82,16 +95,8 @@ def zoo_table(name: str) -> LayerTable:
 
     names = zoo.zoo_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-        raise InputError("model", f"zoo:{name}", "unknown zoo model", f"did you mean {', '.join(near)}?")
+        raise InputError("model", f"zoo:{name}", "unknown zoo model", nearest(name, names))
     return table_from_json(json.loads((Path(zoo.__file__).parent / "tables" / f"{name}.json").read_text()))
-
-
-def _check(arch: str | None, task: str | None) -> None:
-    for field, value, known in (("arch", arch, get_args(Family)), ("task", task, ALL_TASKS)):
-        if value is not None and value not in known:
-            near = difflib.get_close_matches(value, known, n=2, cutoff=0.4) or known
-            raise InputError(field, value, f"unknown {field}", f"did you mean {' or '.join(near)}?")
 
 
 def _told(arch: str | None) -> str:
@@ -103,14 +108,9 @@ def _told(arch: str | None) -> str:
 
 
 def _from_onnx(path: Path, task: str | None, arch: str | None, workload: Workload) -> LayerTable:
-    from backends.profile_onnx import profile_onnx
+    from backends.profile_onnx import profile_onnx, told
 
-    layers = profile_onnx(path, workload=workload)
-    if arch is not None:
-        layers = layers.with_info(family=arch)
-    if not (task or layers.info.task):
-        raise InputError("task", path, "the file does not say what it is for", f"add --task {' | '.join(ALL_TASKS)}")
-    return layers.with_info(task=task or layers.info.task)
+    return told(profile_onnx(path, workload=workload), path, task, arch)
 
 
 def _from_folder(folder: Path, source: str, arch: str | None, task: str | None, workload: Workload) -> LayerTable:
@@ -134,6 +134,7 @@ def _from_config(
     config = read_config(folder)
     family = family_of(config, source, arch)
     task = task or task_of(config, source)
+    check_transformers(task, vocabulary_of(config), source)
     if family in ("cnn", "rnn"):
         from backends.meta import profile_config
 

@@ -120,7 +120,7 @@ def along(claims: Sequence[Claim], strength: float) -> float:
     Figures that would make it fall are averaged by weight; beyond the strongest one the loss grows with the square of
     the strength.
     """
-    losses = [max(0.0, c.drop) for c in claims]
+    losses = [max(0.0, c.drop or 0.0) for c in claims]
     curve = Curve.through([strength_of(c) for c in claims], losses, [WEIGHT[c.status] for c in claims])
     last = float(curve.strengths[-1])
     if strength > last > 0:

@@ -9,19 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from advisor.curves import Scale
-from advisor.learned import (
-    Curves,
-    Kin,
-    Outcome,
-    Residual,
-    Residuals,
-    StageKey,
-    combined,
-    kinds,
-    outcomes,
-    stage_keys,
-    with_recovery,
-)
+from advisor.learned import Kin, Learned, Outcome, StageKey, combined, outcomes, stage_key, stage_keys, with_recovery
 from advisor.published import PublishedLosses
 from knowledge.evidence import Evidence
 from knowledge.layers import ModelInfo
@@ -31,13 +19,13 @@ from knowledge.values import Interval
 
 FLOOR = 0.1  # no lossy stage is surer than this, in pp or %
 KNEE = {"accuracy": 1.0, "perplexity": 1.0, "similarity": 0.2, "fidelity": 1.0}  # see Scale
-NEAR_STRENGTH = 0.15  # of a dial's range: chains of this model farther off teach less
-PRIOR = 0.5  # how many measurements of this model what others say is worth
-SUREST = 0.35  # of the usual distance from the prediction, however much was measured on this model
+NEAR_STRENGTH = 0.08  # on the technique's scale: chains of this model farther off teach less
+PRIOR = 0.2  # how many measurements of this model what others say is worth
+OTHER_STAGE = 0.3  # what is left of a chain's likeness for each stage that the other one lacks
+SUREST = 0.5  # of the usual distance from the prediction, however much was measured on this model
 PAPERS = 2.0  # how many measurements a paper's figure is worth
 ASSUMED = 0.3  # and what is assumed without any figure
 MOSTLY = 0.9  # a share that hides the rest
-LEAST_MODELS = 3  # for residuals between models
 
 
 @dataclass(frozen=True)
@@ -92,9 +80,9 @@ class QualityModel:
     # -- stages ------------------------------------------------------------------------------------
 
     @cached_property
-    def curves(self) -> Curves:
-        """Curves from other models; this one's own rows move the result."""
-        return Curves(self.others, self.scale, self.kin)
+    def learned(self) -> Learned:
+        """What other models teach; this one's own rows move the result."""
+        return Learned(self.others, self.scale, self.kin, self.metric == "perplexity")
 
     def stage(self, technique: Technique, recovered: bool) -> StageLoss:
         """Loss of one stage, before or after recovery training."""
@@ -105,7 +93,7 @@ class QualityModel:
 
     def _stage(self, technique: Technique, recovered: bool) -> StageLoss:
         said = self.published.stage(technique, recovered)
-        found = self.curves.stage(StageKey(technique.id, recovered, technique.strength()))
+        found = self.learned.curves.stage(stage_key(technique, recovered))
         if found is None:
             return StageLoss(said.loss, said.factor, 0.0, said.basis)
         value, worth = found
@@ -136,8 +124,7 @@ class QualityModel:
             basis = f"{len(self.own)} chains measured on this model; {basis}"
         low, high = self._claimed(mid, parts)
         share = min(part.share for part in parts)
-        if share > 0 and self.residuals is not None:
-            between = self.residuals.bounds(keys, float(self.scale.of(mid)))
+        if share > 0 and (between := self.learned.bounds(keys)) is not None:
             low, high = (share * m + (1 - share) * c for m, c in zip(between, (low, high), strict=True))
         shown = self.scale.losses([center + low * sure, center, center + high * sure]).tolist()
         return Spread(min(shown[0], shown[1]), shown[1], max(shown[1], shown[2]), basis)
@@ -162,31 +149,7 @@ class QualityModel:
 
     @cached_property
     def _own_residuals(self) -> list[tuple[Outcome, float]]:
-        return [(o, float(self.scale.of(o.loss)) - self._predicted(o, self.curves)) for o in self.own]
-
-    @cached_property
-    def residuals(self) -> Residuals | None:
-        """Each model's chains against what the other models' curves say; None with too few models to tell."""
-        models = sorted({o.model for o in self.measured})
-        if len(models) < LEAST_MODELS:
-            return None
-        found = []
-        for model in models:
-            mine = [o for o in self.measured if o.model == model]
-            rest = [o for o in self.measured if o.model != model]
-            curves = Curves(rest, self.scale, Kin(mine[0].family, mine[0].subfamily, mine[0].parameters))
-            for outcome in mine:
-                if all(s.curve in curves.curves for s in outcome.stages):
-                    predicted = self._predicted(outcome, curves)
-                    error = float(self.scale.of(outcome.loss)) - predicted
-                    found.append(Residual(kinds(outcome.stages), predicted, error))
-        return Residuals(found) if found else None
-
-    def _predicted(self, outcome: Outcome, curves: Curves) -> float:
-        """A measured chain's value on the scale by curves; what they do not know counts as nothing lost."""
-        values = [(curves.stage(s) or (0.0, 0))[0] for s in outcome.stages]
-        losses = self.scale.losses(values).tolist()
-        return float(self.scale.of(combined(losses, self.metric == "perplexity")))
+        return [(o, self.learned.residual(o)) for o in self.own]
 
     def interval(self, spread: Spread) -> Interval:
         """A spread as it is shown."""
@@ -204,4 +167,4 @@ def likeness(keys: Sequence[StageKey], losses: Sequence[float], other: Sequence[
             off = (key.strength - match.strength) / NEAR_STRENGTH
             shared += abs(loss) / total * math.exp(-off * off / 2)
     extra = sum(all(o.curve != k.curve for k in keys) for o in other)
-    return shared * 0.3**extra
+    return (shared * OTHER_STAGE**extra) ** 2

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from advisor.request import TASKS
 from knowledge.evidence import Evidence
 from knowledge.sources import is_factory, is_function
+from knowledge.tasks import TASKS
 from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Plan, Quality, RunFailed, Stage
 

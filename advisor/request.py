@@ -12,27 +12,17 @@ from advisor.units import bytes_text, parse_bytes, parse_count, parse_drop, pars
 from knowledge.conditions import DATA_LEVELS, FAMILIES, GOALS, TEACHERS, TRAINING
 from knowledge.layers import Family, ModelInfo
 from knowledge.schema import Target
+from knowledge.tasks import TASKS, check_metric, check_task
 from knowledge.values import Budget, Drop, InputError, Value, Workload
 
 Goal = Literal["size", "latency", "throughput", "memory", "quality", "overall"]
-Metric = Literal["accuracy", "perplexity", "similarity", "fidelity"]
 
-# task -> (kind of quality, unit in which its loss is counted)
-TASKS: dict[str, tuple[Metric, Literal["pp", "%"]]] = {
-    "causal-lm": ("perplexity", "%"),
-    "text-classification": ("accuracy", "pp"),
-    "image-classification": ("accuracy", "pp"),
-    "sequence-classification": ("accuracy", "pp"),
-    "embedding": ("similarity", "%"),
-    "fidelity": ("fidelity", "pp"),
-}
 TASK_OF_FAMILY: dict[Family, str] = {
     "transformer": "text-classification",
     "cnn": "image-classification",
     "rnn": "sequence-classification",
     "moe": "causal-lm",
 }
-NOT_YET = ("detection", "object-detection", "segmentation", "image-segmentation")
 DEFAULT_DROP = 3.0
 DEFAULT_SEQ_LEN = 128
 
@@ -119,6 +109,7 @@ class Request(Value):
         Raises InputError where the request contradicts the model.
         """
         task = self.task or info.task or TASK_OF_FAMILY[info.family]
+        check_metric(task, self.metric)
         kind, unit = TASKS.get(task, ("accuracy", "pp"))
         if unit == "%" and self.max_drop_unit == "pp":
             problem = f"{kind} is no share of right answers, its change is relative"
@@ -186,9 +177,8 @@ def _parsed(name: str, value: Any) -> dict[str, Any]:
     if name in choices:
         return {name: _choice(label, value, choices[name])}
     if name == "task":
-        if str(value) in NOT_YET:
-            raise InputError(label, value, "is not supported yet", f"supported: {', '.join(TASKS)}")
-        return {name: _choice(label, value, tuple(TASKS))}
+        check_task(str(value))
+        return {name: str(value)}
     if name == "max_drop":
         drop = parse_drop(label, value, "pp")
         named = str(value).strip().lower().endswith(("pp", "%"))

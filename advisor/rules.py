@@ -106,8 +106,8 @@ class Verdicts:
 
     def ordering(self, first: str, then: str) -> list[str]:
         """The rules that put one technique before another."""
-        ends = itertools.product(*((name, CATALOG[name].family.value) for name in (first, then)))
-        return [rule for pair in ends for rule in self._ordering.get(pair, ())]
+        firsts, thens = ((name, CATALOG[name].family.value) for name in (first, then))
+        return [rule for pair in itertools.product(firsts, thens) for rule in self._ordering.get(pair, ())]
 
     @cached_property
     def _ordering(self) -> dict[tuple[str, str], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -111,12 +112,14 @@ def best_with(technique: str, thought: Deliberation) -> Ranked | None:
         if technique in ranked.candidate.ids and ranked.fits:
             return ranked
     ranking = Ranking(thought.request, thought.predictor, thought.verdicts)
-    holding = [c for c in thought.candidates if technique in c.ids]
+    found = ranking.order([c for c in thought.candidates if technique in c.ids])
+    if found and set(found[0].misses) == {"quality"}:
+        return found[0]  # losses add up: no further stage brings it back
     way = through(technique, thought.graph)
     if way is not None:  # chains that others beat at every step were not followed to their ends
-        holding += explore(way, thought.verdicts, thought.predictor, ranking.score)
-    order = ranking.order([c for c in holding if technique in c.ids])
-    return order[0] if order else None
+        followed = explore(way, thought.verdicts, thought.predictor, ranking.score)
+        found = ranking.order([*(r.candidate for r in found), *(c for c in followed if technique in c.ids)])
+    return found[0] if found else None
 
 
 def through(technique: str, graph: nx.DiGraph) -> nx.DiGraph | None:
@@ -132,15 +135,16 @@ def through(technique: str, graph: nx.DiGraph) -> nx.DiGraph | None:
 
 def compared(this: Ranked, other: Ranked, thought: Deliberation) -> tuple[Decider, str]:
     """Why the best chain with a technique stands behind this one, or ahead of it: what decides, and a sentence."""
-    if _position(this, thought) <= _position(other, thought):
+    if _place(this, thought) <= _place(other, thought):
         by, text = _lag(other, this, "this one", thought)
         return by, f"Its best chain {text}."
     by, text = _lag(this, other, "that one", thought)
-    return by, f"Its best chain is ranked ahead: this one {text}."
+    return by, f"Its best chain is ahead: this one {text}."
 
 
-def _position(ranked: Ranked, thought: Deliberation) -> int:
-    return rank_of(ranked, thought) or len(thought.ranked) + 1
+def _place(ranked: Ranked, thought: Deliberation) -> tuple[bool, float, float]:
+    """Smaller is better, for chains that are not ranked, too."""
+    return not ranked.fits, rank_of(ranked, thought) or math.inf, ranked.shortfall
 
 
 def _lag(behind: Ranked, ahead: Ranked, name: str, thought: Deliberation) -> tuple[Decider, str]:
@@ -161,7 +165,9 @@ def _lag(behind: Ranked, ahead: Ranked, name: str, thought: Deliberation) -> tup
     if ahead.mid >= behind.mid:
         mids = f"scores {number_text(behind.mid)} in the middle, {name} {number_text(ahead.mid)}"
         return "score", f"{mids}, and no rule overturns that"
-    leader = max((r for r in thought.ranked if r.fits and not r.decisive), key=lambda r: r.low)
+    leader = next((r for r in thought.ranked if r.fits and r.low > behind.high), None)
+    if leader is None:
+        return "score", "was left on the way: other chains through the same stages are nowhere worse"
     best = f"{chain_id(leader.candidate)} at least {number_text(leader.low)}"
     return "score", f"scores at most {number_text(behind.high)}, and {best}"
 

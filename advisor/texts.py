@@ -33,6 +33,13 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def claim_text(claim: Json) -> str:
+    """What a claim says: `1.3 pp lost`, `0.24 pp gained`, `2.01× faster`, `4× smaller`."""
+    if claim["value"] is None:
+        return f"{abs(claim['drop']):g} {claim['unit']} {'lost' if claim['drop'] >= 0 else 'gained'}"
+    return f"{claim['value']:g}× {'faster' if claim['metric'] == 'speedup' else 'smaller'}"
+
+
 def workload_text(work: Json) -> str:
     parts = [f"batch {work['batch']}"]
     if work.get("seq_len"):

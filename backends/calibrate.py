@@ -138,17 +138,20 @@ def solve(
     units = np.array([[p.work.get(kind, 0.0) for kind in kinds] for p in members])
     scale = units.max(axis=0)  # prices differ by ten orders of magnitude
     left = np.maximum(measured - known, 0.0)
-    found, _ = nnls(units / scale / measured[:, None], left / measured)
+    weight = np.array([p.weight for p in members]) / measured
+    found, _ = nnls(units / scale * weight[:, None], left * weight)
     least = LEAST * measured.max()
     prices.update(zip(kinds, (float(p) for p in np.maximum(found, least) / scale), strict=True))
     told = known + units @ np.array([prices[kind] for kind in kinds])
     return [float(m) for m in np.abs(told / measured - 1)]
 
 
-def _memory(chosen: Sequence[Probe], microseconds: Mapping[str, float], prices: Mapping[str, float]) -> tuple[float, float]:
+def _memory(
+    chosen: Sequence[Probe], microseconds: Mapping[str, float], prices: Mapping[str, float]
+) -> tuple[float, float]:
     """Microseconds for a byte of weights from memory, and the bytes that the cache holds.
 
-    One-row products read ever larger sets: where they slow down halfway is the end of the cache.
+    Products of a few rows read ever larger sets: where they slow down halfway is the end of the cache.
     """
 
     def per_byte(probe: Probe) -> float:
@@ -157,7 +160,7 @@ def _memory(chosen: Sequence[Probe], microseconds: Mapping[str, float], prices: 
 
     sweep = [(p.work["memory"], per_byte(p)) for p in chosen if p.group == "reading"]
     sizes, costs = np.log([s for s, _ in sweep]), np.log([c for _, c in sweep])
-    slow = [per_byte(p) for p in chosen if p.group == "prefill"]
+    slow = [per_byte(p) for p in chosen if p.group == "decoding"]
     memory = max(float(np.mean([*slow, sweep[-1][1]])), prices["cache"])
     if sweep[-1][1] < CLIFF * sweep[0][1]:
         return memory, float(np.exp(sizes[-1]))

@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowledge.layers import ModelInfo
+from knowledge.names import nearest
 from knowledge.sources import is_factory
+from knowledge.tasks import check_task, check_told, own_task
 from knowledge.values import Decision, InputError, Workload
 
 if TYPE_CHECKING:
@@ -187,7 +189,9 @@ def load(source: str, *, task: str | None = None, arch: str | None = None, allow
         check_arch(arch)
     if task is not None:
         check_task(task)
-    model = _load(str(source), task, arch, allow_code)
+    model = _load(str(source), own_task(task), arch, allow_code)
+    check_told("arch", arch, model.info.family, source)
+    check_told("task", own_task(task), model.info.task, source)
     check_finite(model.module, model.source)
     model.module.to(default_device()).eval()
     return model
@@ -225,17 +229,9 @@ def _load(source: str, task: str | None, arch: str | None, allow_code: bool) -> 
 def check_arch(arch: str) -> None:
     """Raise InputError for an unknown architecture family."""
     from backends.recognize import FAMILIES
-    from backends.tasks import nearest
 
     if arch not in FAMILIES:
         raise InputError("arch", arch, "unknown architecture", nearest(arch, FAMILIES))
-
-
-def check_task(task: str) -> None:
-    """Raise InputError for an unknown task."""
-    from backends.tasks import task_for
-
-    task_for(task)
 
 
 def check_finite(module: nn.Module, source: str) -> None:

@@ -24,7 +24,8 @@ from backends.onnx_rows import Reader
 from backends.onnx_shapes import infer
 from knowledge.layers import Family, LayerTable, ModelInfo
 from knowledge.roles import assign, completed
-from knowledge.values import Workload
+from knowledge.tasks import TASKS, check_told, own_task
+from knowledge.values import InputError, Workload
 
 VISION, SEQUENCE = "image-classification", "sequence-classification"
 
@@ -41,6 +42,22 @@ def profile_onnx(path: Path, workload: Workload | None = None) -> LayerTable:
     hints = assign([{**row, "path": hint} for row, hint in ((row, row.pop("hint", row["path"])) for row in rows)])
     named = [{**hint, "path": row["path"]} for row, hint in zip(rows, hints, strict=True)]
     return completed(LayerTable.of(named, _info(model, Path(path), hints, sample)))
+
+
+def told(layers: LayerTable, path: Path, task: str | None, arch: str | None) -> LayerTable:
+    """The table with the task and the family that were named, where the file does not tell another family itself.
+
+    Raises InputError for another family, and for a missing task; `fidelity` needs none.
+    """
+    if arch is not None and arch != layers.info.family:
+        if any(row in layers.kind for row in ("conv", "lstm", "experts")) or layers.info.family == "transformer":
+            check_told("arch", arch, layers.info.family, str(path))
+        layers = layers.with_info(family=arch)
+    own = own_task(task) or layers.info.task or task
+    if not own:
+        remedy = f"add --task {' | '.join(TASKS)}"
+        raise InputError("task", "", f"{path} does not say what it is for", remedy)
+    return layers.with_info(task=own)
 
 
 def _info(model: ir.Model, path: Path, rows: list[dict[str, Any]], sample: dict[str, Any]) -> ModelInfo:

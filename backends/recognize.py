@@ -8,6 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from knowledge.layers import Family
+from knowledge.tasks import check_told
 from knowledge.values import InputError
 
 FAMILIES: tuple[str, ...] = get_args(Family)
@@ -48,21 +49,37 @@ def has_experts(module: nn.Module) -> bool:
 
 
 def family(module: nn.Module, source: str, told: str | None = None) -> Family:
-    """Architecture family of a module; `told` decides where given. Raises InputError asking for --arch when unclear."""
+    """Architecture family of a module; `told` decides between those that it shows signs of, or where it shows none.
+
+    Raises InputError asking for --arch when unclear, and for a family that the module shows no sign of.
+    """
+    signs = _signs(module)
     if told is not None:
+        if signs and told not in signs:
+            check_told("arch", told, signs[0], source)
         return cast(Family, told)
-    if has_experts(module):
-        return "moe"
-    if has_attention(module) or _config(module, "num_attention_heads"):
-        return "transformer"
-    recurrent = any(isinstance(p, RECURRENT) for p in module.modules())
-    convolution = any(isinstance(p, CONVOLUTION) for p in module.modules())
-    if recurrent != convolution:
-        return "rnn" if recurrent else "cnn"
-    problem = "holds recurrent and convolution layers" if recurrent else "holds no layer that tells its family"
+    if signs and signs != ["rnn", "cnn"]:
+        return signs[0]
+    problem = "holds recurrent and convolution layers" if signs else "holds no layer that tells its family"
     raise InputError(
         "arch", source, f"the architecture is unclear: it {problem}", f"add --arch ({', '.join(FAMILIES)})"
     )
+
+
+def _signs(module: nn.Module) -> list[Family]:
+    """Families whose layers a module holds, the one that decides first; a configuration that tells one is believed."""
+    if expert_count(getattr(module, "config", None)) > 1:
+        return ["moe"]
+    if _config(module, "num_attention_heads"):
+        return ["moe", "transformer"] if has_experts(module) else ["transformer"]
+    parts = list(module.modules())
+    found: dict[Family, bool] = {
+        "moe": has_experts(module),
+        "transformer": has_attention(module),
+        "rnn": any(isinstance(p, RECURRENT) for p in parts),
+        "cnn": any(isinstance(p, CONVOLUTION) for p in parts),
+    }
+    return [name for name, there in found.items() if there]
 
 
 def subfamily(module: nn.Module, kind: Family, task: str) -> str:

@@ -22,6 +22,7 @@ from backends.profile_onnx import profile_onnx
 from backends.store import digest
 from backends.tasks import Task, task_for
 from knowledge.layers import LayerTable, ModelInfo
+from knowledge.tasks import FIDELITY
 from knowledge.values import Workload
 
 
@@ -104,7 +105,7 @@ def open_source(
     path = Path(name) if name.endswith(".onnx") else None
     if path is not None:
         file = described(path, task, arch)
-        judged_by = task_for("fidelity" if task == "fidelity" else file.info.task, metric)
+        judged_by = task_for(FIDELITY if task == FIDELITY else file.info.task, metric)
         return Source(
             name,
             file.info,
@@ -115,6 +116,6 @@ def open_source(
             code=code_digests([metric]),
         )
     model = load(name, task=task, arch=arch, allow_code=allow_code)
-    judged_by = task_for("fidelity" if task == "fidelity" else model.info.task, metric)
+    judged_by = task_for(FIDELITY if task == FIDELITY else model.info.task, metric)
     code = code_digests([name, model.source, metric], model)
     return Source(name, model.info, model.inputs, load_data(model, files, seed), judged_by, model=model, code=code)

@@ -7,7 +7,6 @@ any task    module:function(outputs, labels) -> float, the user's own
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import sys
@@ -23,6 +22,7 @@ from torch import Tensor
 from backends import metrics
 from backends.metrics import IGNORED, Array
 from knowledge.sources import is_function
+from knowledge.tasks import METRICS, check_metric, check_task
 from knowledge.values import InputError, Quality
 
 if TYPE_CHECKING:
@@ -120,27 +120,14 @@ class Task:
         return Quality(metric=self.metric, value=value, higher_is_better=self.higher_is_better, unit=self.unit)
 
 
-CLASSIFICATION = ("text-classification", "image-classification", "sequence-classification")
-METRICS: dict[str, tuple[Metric, ...]] = {  # the first is the default
-    "causal-lm": (PERPLEXITY,),
-    **dict.fromkeys(CLASSIFICATION, (ACCURACY, F1)),
-    "embedding": (COSINE, SPEARMAN),
-    "fidelity": (AGREEMENT, KL),
-}
+BY_NAME = {metric.name: metric for metric in (ACCURACY, F1, COSINE, SPEARMAN, AGREEMENT, KL, PERPLEXITY)}
 
 
 def task_for(name: str, metric: str = "") -> Task:
     """A task under its own metric or the one named; raises InputError with the nearest names for an unknown one."""
-    if name not in METRICS:
-        raise InputError("task", name, "unknown task", nearest(name, METRICS))
-    if not metric:
-        return Task(name, METRICS[name][0])
-    if is_function(metric):
-        return Task(name, users_metric(metric))
-    known = {m.name: m for m in METRICS[name]}
-    if metric not in known:
-        raise InputError("metric", metric, f"unknown metric for {name}", nearest(metric, known, "module:function"))
-    return Task(name, known[metric])
+    check_task(name)
+    check_metric(name, metric)
+    return Task(name, users_metric(metric) if is_function(metric) else BY_NAME[metric or METRICS[name][0]])
 
 
 def users_metric(path: str) -> Metric:
@@ -185,14 +172,6 @@ def import_named(field: str, path: str) -> Callable[..., Any]:
 def reference_outputs(predict: Predict, split: Split) -> Array:
     """A model's outputs on a whole split, concatenated. [n, ...]"""
     return np.concatenate([predict(batch) for batch in split.batches(EVALUATION_BATCH)])
-
-
-def nearest(name: str, known: Iterable[str], other: str = "") -> str:
-    """A remedy that names what was probably meant, or everything there is."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    text = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
-    return f"{text} (or {other})" if other else text
 
 
 def _perplexity(losses: Iterable[tuple[float, int]]) -> float:

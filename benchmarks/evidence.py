@@ -4,7 +4,7 @@ python -m benchmarks.evidence [--models digits-cnn,minilm] [--budget-seconds 600
 python -m benchmarks.evidence --models digits-cnn --chain "channels ratio=0.5 + finetune"   measures one row again
 
 Only rows that knowledge/evidence lacks are measured. Each is written as soon as it is there: what is cut short goes on.
-Quality is that of the file on the search split; speed is paired with the uncompressed file on one thread, one request.
+Quality is that of the file on the search split; speed is processor time of one thread, against the uncompressed file.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from advisor.recording import evidence_row, protocol_text
-from backends.onnx.session import Batch, open_session
-from backends.onnx.timing import compare_files, compare_latency
 from backends.onnx.workload import workload_feed
 from backends.runner import Pipeline
 from backends.store import Store
 from backends.zoo import zoo_names
 from benchmarks.chains import chains, names, parse
 from benchmarks.show import show
+from benchmarks.timing import processor_time
 from knowledge.evidence import Evidence
 from knowledge.measured import FOLDER, read_rows, write_rows
 from knowledge.techniques.catalog import build
-from knowledge.values import InputError, Latency, Ratio, Stage, Workload
+from knowledge.values import InputError, Stage, Workload
 
 SEQ_LEN = 128
-TIMING_ROUNDS = 24
 
 
 def open_model(name: str, store: Store) -> Pipeline:
@@ -95,7 +93,7 @@ def measured(pipeline: Pipeline, name: str, text: str) -> Evidence:
     record = list(pipeline.run([build(stage) for stage in stages]))[-1]
     files = pipeline.file(baseline), pipeline.file(record)
     feed = workload_feed(files[0], pipeline.source.data.search, pipeline.workload)
-    before, after, ratio = timed(*files, feed, pipeline.workload)
+    before, after, speedup = processor_time(*files, feed)
     return evidence_row(
         pipeline,
         stages,
@@ -103,18 +101,10 @@ def measured(pipeline: Pipeline, name: str, text: str) -> Evidence:
         baseline_quality=baseline.quality,
         quality=record.quality,
         sizes=(baseline.file_bytes, record.file_bytes),
-        latencies_ms=(before.p50, after.p50),
-        speedup=ratio.value,
+        latencies_ms=(before, after),
+        speedup=speedup,
         command=f'python -m benchmarks.evidence --models {name} --chain "{text}"',
     )
-
-
-def timed(first: Path, second: Path, feed: Batch, workload: Workload) -> tuple[Latency, Latency, Ratio]:
-    """Both files' milliseconds and their ratio; how a file happens to lie in memory matters to the tiny models only."""
-    if workload.seq_len is None:
-        return compare_files(first, second, feed, workload.threads, TIMING_ROUNDS)
-    sessions = open_session(first, workload.threads), open_session(second, workload.threads)
-    return compare_latency(sessions[0], sessions[1], feed, TIMING_ROUNDS)
 
 
 def same(row: Evidence, pipeline: Pipeline, stages: Sequence[Stage]) -> bool:

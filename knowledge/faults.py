@@ -33,7 +33,7 @@ def fault_of(model: type[BaseModel], parts: Iterable[type[BaseModel]], error: Va
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, Fault):
         return Fault((*loc, *raised.loc), raised.value, raised.problem, raised.remedy)
-    value = "" if first["type"] in ("missing", "value_error") else first["input"]
+    value = "" if first["type"] in ("missing", "value_error", "string_too_short") else first["input"]
     return Fault(loc, value, *_in_words(model, parts, first["type"], first["msg"], str(loc[-1]) if loc else ""))
 
 
@@ -44,6 +44,8 @@ def _in_words(
     if kind == "missing":
         remedy = "say where this comes from; `estimated` where it is a guess" if name == "source" else f"add `{name}:`"
         return "is missing", remedy
+    if kind == "string_too_short":
+        return "is empty", "say where this comes from" if name == "source" else "write a text"
     if kind == "extra_forbidden":
         known = dict.fromkeys(field.alias or n for part in (model, *parts) for n, field in part.model_fields.items())
         near = difflib.get_close_matches(name, known, n=1)

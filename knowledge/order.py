@@ -17,10 +17,10 @@ FAMILIES = frozenset(family.value for family in Family)
 
 
 def members(name: str) -> list[str]:
-    """Technique ids behind a family name or a technique id."""
-    if name in CATALOG:
-        return [name]
-    return [t for t, cls in CATALOG.items() if cls.family is Family(name)]
+    """Technique ids behind a family name or a technique id; `distill`, which is both, means the family."""
+    if name in {family.value for family in Family}:
+        return [t for t, cls in CATALOG.items() if cls.family is Family(name)]
+    return [name]
 
 
 def check_order(rules: Iterable[Rule], origin: Mapping[str, str]) -> None:

@@ -162,4 +162,4 @@ def _depths(text: str) -> Iterator[tuple[int, int]]:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        yield depth, event.start_mark.line + 1
+        yield depth, event.start_mark.line + 1 if event.start_mark else 1

@@ -200,14 +200,16 @@ class Claim(Value):
     id: Id
     technique: str
     params: dict[str, Any] = Field(default_factory=dict)
+    chain: tuple[str, ...] = ()  # all techniques of it in order, where the figure is of several together
     arch: Architecture
     model: Text
     parameters: Annotated[float, Field(gt=0)] | None = None  # of that model, where known
     protocol: Text
-    metric: Literal["accuracy", "perplexity", "similarity"]
+    metric: Literal["accuracy", "perplexity", "similarity", "speedup", "compression"]
     baseline: float | None = None  # what the metric was, where known
-    drop: float  # loss: points of accuracy, or relative percent; negative: a gain
-    unit: Literal["pp", "%"]
+    drop: float | None = None  # loss: points of accuracy, or relative percent; negative: a gain
+    value: Annotated[float, Field(gt=0)] | None = None  # of a speedup or a compression: original ÷ compressed
+    unit: Literal["pp", "%", "×"]
     recovered: bool = False  # training followed
     estimate: bool = True  # False: kept for the record, not for estimates
     source: Text
@@ -217,8 +219,22 @@ class Claim(Value):
     @model_validator(mode="after")
     def _consistent(self) -> Claim:
         check_params(known_technique(self.technique), self.params, ("params",))
-        if (self.metric == "accuracy") != (self.unit == "pp"):
-            raise Fault(("unit",), self.unit, "accuracy is lost in pp, perplexity and similarity in %")
+        for name in self.chain:
+            known_technique(name, "chain")
+        if self.chain and self.technique not in self.chain:
+            raise Fault(("chain",), list(self.chain), f"lacks {self.technique}", "name every technique of the chain")
+        ratio = self.metric in ("speedup", "compression")
+        if self.unit != ("×" if ratio else "pp" if self.metric == "accuracy" else "%"):
+            problem = "accuracy is lost in pp, perplexity and similarity in %, speedup and compression are in ×"
+            raise Fault(("unit",), self.unit, problem)
+        given, other = ("value", "drop") if ratio else ("drop", "value")
+        if getattr(self, given) is None:
+            raise Fault((given,), "", "is missing", f"add `{given}:`")
+        if getattr(self, other) is not None:
+            raise Fault((other,), getattr(self, other), f"a figure of {self.metric} has none", f"give {given} alone")
+        if self.estimate and (ratio or self.chain):
+            problem = "estimates lean on losses of single techniques"
+            raise Fault(("estimate",), self.estimate, problem, "add `estimate: false`")
         return self
 
 

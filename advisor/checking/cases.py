@@ -2,8 +2,8 @@
 
     [{"id": …, "says": …, "request": {"arch": "cnn", "target": "rack.yaml"}, "families": …, "rules": […], …}]
 
-A target that ends in .yaml lies in the folder's `targets/`. `layers` names a model whose table stands in for a file
-that the request names, and `evidence` how many runs of the model were measured.
+A target that ends in .yaml lies in the folder's `targets/`. `table` names a layer table in its `tables/`, which stands
+in for the model's files; `evidence` says how many chains the user's own runs measured on the model.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any
 from advisor.checking.findings import Finding
 from advisor.checking.possible import Situation
 from knowledge.conditions import FactValue, holds
-from knowledge.layers import LayerTable
+from knowledge.layers import LayerTable, table_from_json
 from knowledge.load import Knowledge
-from knowledge.values import InputError
+from knowledge.values import InputError, Workload
 
 Case = Mapping[str, Any]
+OWN = ("ranking", "nothing")  # what the ranking says itself
 
 
 def read_cases(folder: Path) -> list[tuple[Path, Case]]:
@@ -41,17 +42,20 @@ def read_cases(folder: Path) -> list[tuple[Path, Case]]:
 
 
 def exercised(
-    knowledge: Knowledge, known: Sequence[Situation], cases: Sequence[tuple[Path, Case]], own: set[str]
+    knowledge: Knowledge, known: Sequence[Situation], cases: Sequence[tuple[Path, Case]], own: set[str], extra: str = ""
 ) -> Iterator[Finding]:
-    """Rules among `own` that no case fires, and cases that name rules which are not there."""
+    """Rules among `own` that no case fires, and cases that name rules which are not there.
+
+    `extra`: the user's folder, for the models that cases name.
+    """
     fired: set[str] = set()
-    told: set[str] = set()
+    said = {*knowledge.rules, *(preset.as_rule().id for preset in knowledge.presets.values()), *OWN}
     for path, case in cases:
-        facts = case_facts(knowledge, path, case)
+        facts = case_facts(knowledge, path, case, extra)
         fired |= {one.rule.id for one in known if one.rule.id not in fired and holds(one.rule.when, facts)}
-        for name in (*case.get("rules", ()), *case.get("fired", ()), *case.get("refused_by", {}).values()):
-            if name not in knowledge.rules and name not in told and not name.startswith(OWN):
-                told.add(name)
+        for name in (*case.get("rules", ()), *case.get("fired", ())):
+            if name not in said:
+                said.add(name)
                 text = f"case {case['id']} names this rule, and there is none"
                 yield Finding(kind="unknown-rule", id=name, place=str(path), text=text, remedy="mend the case")
     for one in known:
@@ -60,10 +64,7 @@ def exercised(
             yield Finding(kind="unexercised", id=one.rule.id, place=one.place, text=text, remedy=remedy)
 
 
-OWN = ("technique-", "ranking", "nothing")  # what techniques and the ranking say themselves
-
-
-def case_facts(knowledge: Knowledge, path: Path, case: Case) -> dict[str, FactValue]:
+def case_facts(knowledge: Knowledge, path: Path, case: Case, extra: str = "") -> dict[str, FactValue]:
     """The facts of a case's request. Raises InputError naming the case."""
     from advisor.advise import with_preset
     from advisor.facts import facts_of
@@ -76,10 +77,8 @@ def case_facts(knowledge: Knowledge, path: Path, case: Case) -> dict[str, FactVa
     try:
         request, known = with_preset(Request.parse(**options), knowledge)
         target = known.target(request.target)
-        layers = _table(
-            case.get("layers") or request.model, request.arch, request.task, request.params,
-            request.workload.model_dump_json(),
-        )  # fmt: skip
+        asked = (request.model, request.arch, request.task, request.params, request.workload, extra)
+        layers = _read(path.parent / "tables" / case["table"]) if case.get("table") else _table(*asked)
         settled = request.settled(layers.info, target)
         predictor = Predictor(layers, target, settled.workload, known, settled.task or "")
         return facts_of(settled, predictor, int(case.get("evidence", 0)))
@@ -88,8 +87,17 @@ def case_facts(knowledge: Knowledge, path: Path, case: Case) -> dict[str, FactVa
 
 
 @lru_cache(maxsize=256)
-def _table(model: str, arch: str | None, task: str | None, params: int | None, workload: str) -> LayerTable:
+def _table(
+    model: str, arch: str | None, task: str | None, params: int | None, workload: Workload, extra: str
+) -> LayerTable:
+    """The table of a model that cases ask about, built once."""
     from advisor.profile import profile_source
-    from knowledge.values import Workload
 
-    return profile_source(model, arch=arch, task=task, params=params, workload=Workload.model_validate_json(workload))
+    return profile_source(model, arch=arch, task=task, params=params, workload=workload, knowledge=extra)
+
+
+def _read(path: Path) -> LayerTable:
+    try:
+        return table_from_json(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError("table", path, f"cannot be read ({error})", "write a layer table as JSON") from None

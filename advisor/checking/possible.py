@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from advisor.facts import task_kind
-from advisor.request import TASKS
 from knowledge.conditions import SUBFAMILIES, VOCABULARY
 from knowledge.load import Knowledge
 from knowledge.satisfy import UNKNOWN, Domain, Held, Names, Numbers, Term, alternatives, apart, everything, met
 from knowledge.schema import Rule, Target
+from knowledge.tasks import TASKS
 
 # subfamilies that a family has; one that is not named here may belong to any
 OF_FAMILY = {

@@ -19,7 +19,6 @@ from advisor.checking.findings import Finding
 from advisor.checking.possible import Situation, Table, apart_from, families_of, overlap, request_tables, target_table
 from knowledge.conditions import reads
 from knowledge.load import Knowledge
-from knowledge.order import members
 from knowledge.satisfy import implies
 from knowledge.schema import Requirement, Selector, Setting
 from knowledge.techniques.catalog import CATALOG
@@ -35,6 +34,7 @@ class RuleCheck:
         self.refusals: dict[str, list[Situation]] = defaultdict(list)  # technique -> rules that refuse it
         self.requirements: list[tuple[Situation, Requirement]] = []
         self.settings: dict[tuple[str, str], list[tuple[Situation, Setting]]] = defaultdict(list)
+        self.orders: dict[str, list[tuple[Situation, str]]] = defaultdict(list)  # first -> rules, and what comes then
         for one in known:
             if one.terms:
                 self._index(one)
@@ -47,6 +47,8 @@ class RuleCheck:
                         self.refusals[name].append(one)
             if conclusion.require is not None:
                 self.requirements.append((one, conclusion.require))
+            if conclusion.before is not None:
+                self.orders[conclusion.before.first].append((one, conclusion.before.then))
             if conclusion.set is not None:
                 self.settings[conclusion.set.technique, conclusion.set.param].append((one, conclusion.set))
 
@@ -137,13 +139,13 @@ class RuleCheck:
 
     def required_and_before(self) -> Iterator[Finding]:
         """A technique that must follow another one and must stand before it."""
-        orders = [(one, c.before) for one in self.known if one.terms for c in one.rule.then if c.before is not None]
-        for (one, needed), (other, order) in itertools.product(self.requirements, orders):
-            ahead = needed.technique in members(order.first)
-            behind = [name for name in self.of(needed.after) if name in members(order.then)]
-            if ahead and behind and overlap(one, other, self.tables):
-                text = f"requires {needed.technique} after {', '.join(behind)}; {other.rule.id} puts it before"
-                yield _about(one, "contradiction", text, "turn one of them round", [other.rule.id])
+        for one, needed in self.requirements:
+            ends = set(self.of(needed.after)) | {CATALOG[name].family.value for name in self.of(needed.after)}
+            for name in (needed.technique, CATALOG[needed.technique].family.value):
+                for other, then in self.orders[name]:
+                    if then in ends and overlap(one, other, self.tables):
+                        text = f"requires {needed.technique} after {then}; {other.rule.id} puts it before"
+                        yield _about(one, "contradiction", text, "turn one of them round", [other.rule.id])
 
     def set_twice(self) -> Iterator[Finding]:
         """One parameter with two values; between folders the later one is meant to win."""

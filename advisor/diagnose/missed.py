@@ -102,12 +102,16 @@ def _unrecovered(run: Run, worst: int) -> bool:
 
 
 def _size(run: Run, text: str) -> Diagnosis:
-    """S1's poor compression: a harder cut, and what still holds the bytes."""
+    """S1's poor compression: a harder cut, where there is quality left for it, and what still holds the bytes."""
+    poor = any(miss["limit"] == "quality" for miss in run.verification["verdict"]["misses"])
     settings = {}
-    for name, technique in named(run):
+    for name, technique in named(run) if not poor else ():
         if technique.dial and (value := turned(technique, harder=True)) is not None:
             settings[f"{name}.{technique.dial}"] = value
     edited = commands.edited_run(run.plan, run.folder, settings) if settings else ()
+    advice = "search chains with a technique for the layers that hold the bytes"
+    if poor:
+        advice = "quality is missed too, a harder cut alone will not do: search other chains, or allow more"
     return Diagnosis(
         id="size-missed",
         level="problem",
@@ -115,7 +119,7 @@ def _size(run: Run, text: str) -> Diagnosis:
         seen=f"{text}; {heaviest(run)}",
         why="a file is as large as the numbers that are left in it, at the bits that they have",
         source=f"{S1}: poor compression",
-        advice=turn_text(settings) or "search chains with a technique for the layers that hold the bytes",
+        advice=turn_text(settings) or advice,
         commands=(*edited, _searched(run, goal="size")),
     )
 

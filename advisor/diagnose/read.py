@@ -89,8 +89,10 @@ def read_folder(folder: Path) -> Run | Study:
 def _run(folder: Path) -> Run:
     plan = read_plan(folder / "plan.yaml")
     run = read_json(folder / "run.json") if (folder / "run.json").exists() else None
-    if run is not None and not {"stages", "baseline", "verification", "plan"} <= set(run):
+    if run is not None and not {"stages", "baseline", "plan"} <= set(run):
         raise InputError("run", folder / "run.json", "is incomplete", "run it again")
+    if run is not None and not run.get("verification"):
+        raise InputError("run", folder, "was never verified", "run `advisor verify` on it first")
     return Run(folder, plan, run, tuple(_done(folder, plan)))
 
 

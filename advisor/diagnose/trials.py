@@ -114,7 +114,7 @@ def never_ran(study: Study) -> Iterator[Diagnosis]:
             level="note",
             about="study",
             seen=f"{len(left)} of {len(trials)} trials were waiting or running when the search ended",
-            why="every recommended chain gets a trial; the time or the number of trials was up, or a process was killed",
+            why="the time or the number of trials was up before every chain had its turn, or a process was killed",
             source="this tool",
             advice="let the search go on",
             commands=(study_command(study, study.folder, trials=len(trials)),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -27,12 +28,12 @@ def page(drawing: Drawing) -> str:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=_cleaned,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "linked": lambda text: linked_html(clean(text)),
+        "linked": _linked,
         "bytes": bytes_text,
         "ratio": ratio_text,
         "color": color,
@@ -46,3 +47,11 @@ def page(drawing: Drawing) -> str:
         script=Markup(script),  # ours
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # and no other may run
     )
+
+
+def _cleaned(value: Any) -> Any:
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _linked(source: str) -> Markup:
+    return linked_html(clean(source))

@@ -43,18 +43,19 @@ def lint_plan(
         raise InputError("out", out, "nothing is written without --fix", "add --fix")
     written = read_raw(path)
     raw, changes = with_settings(written, settings, allow_code)
-    kept = ""
+    kept = target = ""
     if fix:
         raw, mends = mended(raw, allow_code)
         changes += mends
         if out is not None:
+            target = str(out)
             _write(out, raw)
         elif changes:
-            kept = str(_keep(path))
+            kept, target = str(_keep(path)), str(path)
             _write(path, raw)
             say(f"comments are not kept; the plan as it was: {kept}")
-    shown = str(out or path)
-    return Report(plan=shown, findings=findings_of(read_draft(raw), allow_code), changes=changes, original=kept)
+    findings = findings_of(read_draft(raw), allow_code)
+    return Report(plan=str(path), findings=findings, changes=changes, written=target, original=kept)
 
 
 def _keep(path: Path) -> Path:

@@ -13,9 +13,10 @@ from advisor.lint.findings import Path as At
 from advisor.lint.read import Draft
 from advisor.plans import stage_problems
 from advisor.readiness import readiness
-from advisor.request import NOT_YET, TASKS
 from knowledge.conditions import GOALS, fill
+from knowledge.names import nearest
 from knowledge.sources import is_function
+from knowledge.tasks import TASKS, check_metric, check_task
 from knowledge.techniques.base import Need, Range
 from knowledge.values import InputError
 
@@ -55,8 +56,9 @@ def order(draft: Draft, case: Case | None) -> Iterator[Finding]:
 def _order_rules(case: Case | None) -> dict[tuple[str, str], dict[str, str]]:
     """(first, then) -> the words of the rule that orders them."""
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for name, first, then in case.verdicts.orders() if case is not None else ():
-        assert case is not None
+    if case is None:
+        return found
+    for name, first, then in case.verdicts.orders():
         rule = case.knowledge.rules[name]
         why = fill(f"{rule.text} {rule.departs}".strip(), case.verdicts.facts)
         found.setdefault((first, then), {"rule": name, "why": why, "source": rule.source})
@@ -64,14 +66,20 @@ def _order_rules(case: Case | None) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def names(draft: Draft, case: Case | None) -> Iterator[Finding]:
-    """A goal or a task that nobody knows."""
+    """A goal, a task or a metric that nobody knows."""
     plan = draft.plan
-    for field, value, known in (("goal", plan.goal, GOALS), ("task", plan.task, tuple(TASKS))):
-        if value and value not in known:
-            near = difflib.get_close_matches(value, known, n=2, cutoff=0.5)
-            remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-            problem = "is not supported yet" if value in NOT_YET else f"unknown {field}"
-            yield from_error(InputError(field, value, problem, remedy), field)
+    if plan.goal not in GOALS:
+        yield from_error(InputError("goal", plan.goal, "unknown goal", nearest(plan.goal, GOALS)), "goal")
+    try:
+        if plan.task:
+            check_task(plan.task)
+    except InputError as error:
+        yield from_error(error, "task")
+    try:
+        if plan.task in TASKS:
+            check_metric(plan.task, plan.metric)
+    except InputError as error:
+        yield from_error(error, "metric")
 
 
 def code(draft: Draft, case: Case | None) -> Iterator[Finding]:

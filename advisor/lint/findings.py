@@ -50,8 +50,9 @@ class Report(Value):
     schema_version: Literal["advisor.lint/1"] = Field("advisor.lint/1", alias="schema")
     plan: str
     findings: tuple[Finding, ...]
-    changes: tuple[str, ...] = ()
-    original: str = ""  # the file as it was before it was changed
+    changes: tuple[str, ...] = ()  # parameters that it was looked at with, and what was mended
+    written: str = ""  # the file that holds them
+    original: str = ""  # the plan as it was, where that file is the plan's own
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

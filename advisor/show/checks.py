@@ -14,14 +14,16 @@ DIAGNOSED = {"problem": "red", "cause": "yellow", "note": "cyan"}
 
 
 def show_lint(report: Json) -> None:
-    """What was changed, then the findings, the gravest first."""
+    """What was changed, or tried, then the findings, the gravest first."""
     click.secho(f"{report['plan']}: {counts_text(report['findings'])}", bold=True)
     for change in report["changes"]:
-        paragraph(change, first="  changed  ")
+        paragraph(change, first="  changed  " if report["written"] else "  with  ")
+    if report["written"] not in ("", report["plan"]):
+        click.echo(f"  written to {report['written']}")
     for finding in report["findings"]:
         click.echo()
-        click.secho(f"{finding['level']:8}", fg=COLORS[finding["level"]], nl=False)
-        paragraph(f"{finding['where']}: {finding['observed']}", first="", hang=" " * 8)
+        level = click.style(f"{finding['level']:8}", fg=COLORS[finding["level"]])
+        paragraph(f"{finding['where']}: {finding['observed']}", first=level, hang=" " * 8)
         paragraph(f"{finding['why']} [{finding['source']}]", indent=" " * 8)
         by_hand = finding["patch"] is None
         paragraph(finding["fix"] if by_hand else f"{finding['fix']} (--fix does it)", first="        fix: ")
@@ -42,8 +44,8 @@ def show_diagnosis(report: Json) -> None:
     click.secho(f"{report['folder']}: {report['verdict']}", bold=True)
     for found in report["diagnoses"]:
         click.echo()
-        click.secho(f"{found['level']:8}", fg=DIAGNOSED[found["level"]], nl=False)
-        paragraph(f"{found['about']}: {found['seen']}", first="", hang=" " * 8)
+        level = click.style(f"{found['level']:8}", fg=DIAGNOSED[found["level"]])
+        paragraph(f"{found['about']}: {found['seen']}", first=level, hang=" " * 8)
         paragraph(f"{found['why']} [{found['source']}]", indent=" " * 8)
         paragraph(found["advice"], first="        try: ")
         for command in found["commands"]:

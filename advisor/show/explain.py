@@ -10,8 +10,8 @@ from advisor.show.console import heading, pairs, paragraph, table
 from advisor.show.machine import show_technique
 from advisor.show.recommendation import with_source
 from advisor.show.why import arrows, column, rank_text, show_chain, title
-from advisor.texts import Json, params_text
-from advisor.units import bytes_text, drop_text, significant
+from advisor.texts import Json, claim_text, params_text
+from advisor.units import bytes_text, significant
 
 STATUS = {
     "measured": "measured by this project",
@@ -51,11 +51,11 @@ def show_technique_explained(explained: Json) -> None:
             _show_mentions(mentions)
     heading("Figures about it")
     rows = [
-        (c["id"], c["model"], params_text(c["params"]), f"{c['drop']:g} {c['unit']}", c["status"], _used(c))
+        (c["id"], c["model"], params_text(c["params"]), claim_text(c), c["status"], _used(c))
         for c in explained["claims"]
     ]
     if rows:
-        table(("claim", "model", "parameters", "lost", "status", "counts"), rows, ("lost",), fold="model")
+        table(("claim", "model", "parameters", "figure", "status", "counts"), rows, ("figure",), fold="model")
     else:
         paragraph("No figure is known.", first="  ")
 
@@ -113,9 +113,10 @@ def show_claim(explained: Json) -> None:
     known = f", from a baseline of {claim['baseline']:g}" if claim["baseline"] is not None else ""
     rows = [
         ("model", f"{claim['model']} ({claim['arch']})"),
+        ("chain", " → ".join(claim["chain"])),
         ("parameters", params_text(claim["params"])),
         ("protocol", claim["protocol"]),
-        ("figure", f"{claim['metric']} {drop_text(claim['drop'], claim['unit'])}{known}"),
+        ("figure", f"{claim['metric']}: {claim_text(claim)}{known}"),
         ("recovery", "training followed" if claim["recovered"] else "no training followed"),
         ("status", f"{claim['status']}: {STATUS[claim['status']]}"),
         ("estimates", "use it" if claim["estimate"] else "do not use it: it is kept for the record"),

@@ -10,7 +10,7 @@ import click
 
 from advisor.checking.findings import CheckReport, Finding
 from advisor.show.console import clean, heading, pairs, paragraph, table
-from advisor.texts import Json, params_text
+from advisor.texts import Json, claim_text, params_text
 from advisor.units import count_text
 
 INDENT = "  "
@@ -35,13 +35,13 @@ def show_claims(rows: Sequence[Json]) -> None:
             row["technique"],
             params_text(row["params"]),
             row["model"],
-            f"{row['drop']:g} {row['unit']}",
+            claim_text(row),
             row["status"] if row["estimate"] else f"({row['status']})",
         )
         for row in rows
     ]
     if rows:
-        table(("claim", "technique", "parameters", "model", "lost", "status"), shown, ("lost",), fold="model")
+        table(("claim", "technique", "parameters", "model", "figure", "status"), shown, ("figure",), fold="model")
     recorded = "those in brackets are for the record only; " if any(not row["estimate"] for row in rows) else ""
     _ended(rows, "figure", f"{recorded}`advisor explain ID` shows protocol and source")
 

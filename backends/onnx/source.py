@@ -12,8 +12,9 @@ import onnx_ir as ir
 from backends.models import InputSpec, check_arch
 from backends.onnx import graph as graphs
 from backends.onnx.session import open_session
-from backends.profile_onnx import profile_onnx
+from backends.profile_onnx import profile_onnx, told
 from knowledge.layers import ModelInfo
+from knowledge.tasks import check_task
 from knowledge.values import InputError
 
 TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
@@ -30,16 +31,14 @@ class OnnxModel:
 
 
 def described(path: Path, task: str | None, arch: str | None = None) -> OnnxModel:
-    """Read a file's inputs and layers; `arch` decides its family where given.
+    """Read a file's inputs and layers; `task` and `arch` decide where the file does not tell.
 
-    Raises InputError for a corrupt file, NaN weights, unknown input types or a missing task.
+    Raises InputError for a corrupt file, NaN weights, unknown input types, a missing task or another family's name.
     """
     if arch is not None:
         check_arch(arch)
-    if not task:
-        raise InputError(
-            "task", "", f"{path} does not say what it is for", "add --task image-classification (or another)"
-        )
+    if task is not None:
+        check_task(task)
     session = open_session(path, 1)
     inputs = []
     for item in session.get_inputs():
@@ -50,9 +49,7 @@ def described(path: Path, task: str | None, arch: str | None = None) -> OnnxMode
         )
         inputs.append(InputSpec(item.name, TYPES[item.type], shape))
     check_numbers(path)
-    layers = profile_onnx(path).with_info(task=task)
-    if arch is not None:
-        layers = layers.with_info(family=arch)
+    layers = told(profile_onnx(path), path, task, arch)
     return OnnxModel(str(path), layers.info, tuple(inputs))
 
 

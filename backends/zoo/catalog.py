@@ -8,8 +8,8 @@ from pathlib import Path
 
 from backends.data import Data, Split
 from backends.models import LoadedModel
-from backends.tasks import nearest
 from backends.zoo import DIGITS, LANGUAGE, zoo_names
+from knowledge.names import nearest
 from knowledge.values import InputError
 
 SIZES = {"train": 1024, "calibration": 64, "search": 64, "verification": 96}  # token windows

@@ -82,6 +82,7 @@ class Technique(BaseModel):
     paper: ClassVar[str] = ""  # arXiv id or address
     architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "cnn", "rnn", "moe"})
     lossless: ClassVar[bool] = False
+    method: ClassVar[str] = ""  # the parameter whose values lose differently at one strength, where there is one
     dial: ClassVar[str] = ""  # the parameter that sets how much is removed, where there is one
 
     @classmethod

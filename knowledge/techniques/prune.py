@@ -57,6 +57,7 @@ class Magnitude(Pruning):
 
     id: ClassVar[str] = "magnitude"
     paper: ClassVar[str] = "arXiv:1510.00149"
+    method: ClassVar[str] = "scope"
 
     scope: Annotated[Literal["global", "local"], Choices("global", "local")] = "global"
     ratio: Annotated[float, Field(gt=0, lt=1), Range(0.2, 0.9, step=0.05)] = 0.5

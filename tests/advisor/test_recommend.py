@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from advisor.advise import advise
+from advisor.evidence import add, forget
 from advisor.plans import check_stages
 from advisor.profile import profile_source
 from advisor.proposal import to_plan
@@ -15,6 +16,7 @@ from advisor.request import Request
 from knowledge.conditions import holds
 from knowledge.layers import table_from_json
 from knowledge.load import load_knowledge
+from knowledge.measured import load_evidence
 from knowledge.techniques.catalog import CATALOG
 from knowledge.values import InputError
 
@@ -28,23 +30,29 @@ def load_cases():
             yield pytest.param(case, id=f"{path.stem}-{case['id']}")
 
 
-def ask(table: str = "", **options) -> Recommendation:
-    """The answer to a request; `table`: the model is no example of ours, but one of the tables beside the cases."""
-    return _answered(json.dumps(options, sort_keys=True), table)
+def ask(table: str = "", evidence: int = 0, **options) -> Recommendation:
+    """The answer to a request. `table` stands in for the model's files, as it lies beside the cases; `evidence` of the
+    shipped measurements of the model count as the user's own."""
+    return _answered(json.dumps(options, sort_keys=True), table, evidence)
 
 
 @cache
-def _answered(asked: str, table: str) -> Recommendation:
+def _answered(asked: str, table: str, evidence: int) -> Recommendation:
     options = json.loads(asked)
-    target = options.get("target", "")
-    if target.endswith(".yaml"):
-        options["target"] = str(CASES / "targets" / target)
+    if options.get("target", "").endswith(".yaml"):
+        options["target"] = str(CASES / "targets" / options["target"])
     layers = table_from_json(json.loads((CASES / "tables" / table).read_text())) if table else None
-    return advise(Request.parse(**options), KNOWN, layers=layers)
+    own = [row for row in load_evidence() if row.model == options.get("model")][:evidence]
+    assert add(own) == evidence
+    try:
+        return advise(Request.parse(**options), KNOWN, layers=layers)
+    finally:
+        if own:
+            forget(ids=[row.id for row in own])
 
 
 def answer_to(case) -> Recommendation:
-    return ask(case.get("table", ""), **case["request"])
+    return ask(case.get("table", ""), case.get("evidence", 0), **case["request"])
 
 
 def fired(answer: Recommendation) -> set[str]:
@@ -72,7 +80,8 @@ def test_decision(case):
     if wanted := case.get("first"):
         assert first.stages[0].technique == wanted["technique"]
         assert wanted.get("params", {}).items() <= first.stages[0].params.items()
-    assert first.fits == case.get("fits", True)
+    if (fits := case.get("fits", True)) is not None:  # None: the estimates lie on both sides of the limit
+        assert first.fits == fits
     assert set(case.get("misses", ())) <= {m.limit for m in first.misses}
 
 
@@ -116,7 +125,7 @@ def test_every_answer_is_sound(case):
 
 def test_every_rule_fires_in_a_case():
     seen = set().union(*(fired(answer_to(param.values[0])) for param in load_cases()))
-    assert set(KNOWN.rules) - seen == {"file-only", "evidence-of-own-runs"}  # need a file, runs: tested below
+    assert seen == set(KNOWN.rules)
 
 
 def test_every_technique_is_recommended_in_a_case():
@@ -202,7 +211,11 @@ LEAVES = [  # question of the framework by the names of its rules, request, the 
     ("quality-", {"arch": "rnn", "max_drop": "1.9%"}, {"quality-conservative"}),
     ("quality-", {"arch": "cnn", "max_drop": "2pp"}, {"quality-moderate-cnn"}),
     ("quality-", {"arch": "cnn", "max_drop": "5pp"}, {"quality-moderate-cnn"}),
-    ("quality-", {"arch": "transformer", "max_drop": "3pp"}, {"quality-moderate-transformer"}),
+    (
+        "quality-",
+        {"arch": "transformer", "max_drop": "3pp"},
+        {"quality-moderate-structures", "quality-moderate-transformer"},
+    ),
     ("quality-", {"model": "zoo:stdlib-lm", "max_drop": "3%"}, {"quality-moderate-relative"}),
     ("quality-", {"arch": "rnn", "max_drop": "3pp"}, {"quality-moderate-rnn"}),
     ("quality-", {"arch": "cnn", "max_drop": "6pp"}, {"quality-aggressive"}),
