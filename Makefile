@@ -36,6 +36,6 @@ bench: $(READY)
 zoo: $(READY)
 	$(RUN)/python -m backends.zoo.train stdlib-lm stdlib-lm-large stdlib-gpt2 stdlib-moe
 
-# measures the chains that knowledge/evidence lacks on the embedded models (hours where it is empty; goes on where cut short)
+# measures the chains that knowledge/evidence lacks, for hours where it lacks all; goes on where it was cut short
 evidence: $(READY)
 	$(RUN)/python -m benchmarks.evidence

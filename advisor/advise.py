@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import networkx as nx
 
 from advisor.answer import NOT_YET, RANKING_SOURCE, Answer, profile_of
-from advisor.changes import changes_of
+from advisor.changes import MORE_DROP, changes_of
 from advisor.evidence import own_evidence
 from advisor.facts import facts_of
 from advisor.graph import Candidate, build_graph, explore
@@ -69,7 +69,7 @@ def consider(settled: Request, known: Knowledge, predictor: Predictor, only_runn
         verdicts = without_planned(verdicts)
     ranking = Ranking(settled, predictor, verdicts)
     graph = build_graph(verdicts)
-    candidates = tuple(explore(graph, verdicts, predictor, ranking.score))
+    candidates = tuple(explore(graph, verdicts, predictor, ranking.score, ranking.hope(MORE_DROP)))
     ranked = tuple(ranking.order(candidates))
     answer = Answer(settled, predictor, verdicts)
     return Deliberation(settled, known, predictor, facts, verdicts, graph, candidates, ranked, answer)

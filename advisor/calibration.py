@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import importlib.metadata
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -28,18 +30,18 @@ OPERATORS = get_args(Operator)
 
 # figure: kind of work, what was measured. Gigabytes per second, microseconds, and one rate divided by another.
 RATES = {
-    "bandwidth_gbps": ("memory", "products of 1 and 8 rows with weights of more bytes than the cache holds"),
-    "cache_gbps": ("cache", "products of 1 row with weights of 1 to 4 MB together"),
+    "bandwidth_gbps": ("memory", "products of 1 and 8 rows with weights of 64 MB together"),
+    "cache_gbps": ("cache", "products of 1 row with weights of 2 and 4 MB together"),
     "int8_cache_gbps": ("integer cache", "INT8 products of 1 row with 256 × 256 and 512 × 512 weights"),
     "recurrent_gbps": ("reread", "LSTM layers of 64 to 256 units over 8 and 16 steps"),
-    "elementwise_gbps": ("plain", "sums and products of tensors of 128 × 192 and 128 × 384"),
+    "elementwise_gbps": ("plain", "transformer blocks of 64 to 256 columns, what is left beside the other figures"),
     "function_gbps": ("function", "LayerNorm, GELU and softmax on 128 × 192 and 4 × 128 × 128"),
-    "quantize_gbps": ("quantize", "INT8 products of 1 to 128 rows: what is left beside starts, arithmetic and weights"),
+    "quantize_gbps": ("quantize", "INT8 products and transformer blocks, what is left beside the other figures"),
 }
 OVERHEADS = {
     "node_overhead_us": ("start", "chains of 4 and 16 products of 16 × 64 with 64 × 64"),
-    "int8_overhead_us": ("integer start", "chains of INT8 products of 1 to 128 rows"),
-    "light_overhead_us": ("light", "chains of 8 and 24 sums and products of 16 numbers"),
+    "int8_overhead_us": ("integer start", "chains of INT8 products, and transformer blocks in INT8"),
+    "light_overhead_us": ("light", "chains of sums, norms and softmaxes of 16 numbers, and transformer blocks"),
     "step_overhead_us": ("step", "LSTM layers of 64 to 256 units over 8 and 16 steps"),
     "request_overhead_us": ("request", "calls of chains of different lengths, extended to none"),
 }
@@ -47,7 +49,7 @@ FACTORS = {
     "int8_factor": ("flop", "integer flop", "INT8 products of 1 to 128 rows against the same in fp32"),
     "int8_conv_factor": ("flop", "integer conv flop", "INT8 convolutions of 16 to 64 channels against fp32 arithmetic"),
     "depthwise_factor": ("flop", "depthwise flop", "3 × 3 depthwise convolutions of 32 to 128 channels against others"),
-    "int8_depthwise_factor": ("depthwise flop", "integer depthwise flop", "the same in INT8 against fp32"),
+    "int8_depthwise_factor": ("depthwise flop", "integer depthwise flop", "the same in INT8, windows counted apart"),
 }
 
 
@@ -63,23 +65,38 @@ def calibrate_machine(
 ) -> tuple[Target, Path, Calibration]:
     """Measure this machine and write it as the target `this-machine`; returns it, its file and what was measured.
 
-    Without `out` the file goes where the user's own targets lie. Raises InputError on a class that does not exist, and
-    where the machine has fewer processors than `threads`.
+    Without `out` the file goes where the user's own targets lie. Raises InputError on a class that does not exist, on
+    more threads than there are processors, and on a file that cannot be written.
     """
     from backends.calibrate import ROUNDS, calibrate
 
+    path = out or default_file()
+    _check(path, threads, target_class)
+    limits = {"max_size_bytes": max_size_bytes, "max_memory_bytes": max_memory_bytes}
+    given = {name: limit for name, limit in limits.items() if limit}
+    try:
+        with replacing(path) as temporary:  # opened first: what cannot be written is not worth half a minute
+            found = calibrate(threads, rounds=rounds or ROUNDS, progress=progress)
+            temporary.write_text(target_yaml(found, threads, target_class, given))
+            target = load_target(temporary)  # what cannot be read never replaces what could
+    except OSError as error:
+        raise InputError("out", path, f"cannot be written ({error.strerror})", "name another file with --out") from None
+    return target, path, found
+
+
+def default_file() -> Path:
+    """Where the user's own targets lie."""
+    return config_folder() / "targets" / f"{TARGET_ID}.yaml"
+
+
+def _check(path: Path, threads: int, target_class: str) -> None:
     if target_class not in CLASSES:
-        raise InputError("class", target_class, "unknown class", f"one of {', '.join(CLASSES)}")
-    path = out or config_folder() / "targets" / f"{TARGET_ID}.yaml"
+        near = difflib.get_close_matches(target_class, CLASSES, n=1) or CLASSES
+        raise InputError("class", target_class, "unknown class", f"did you mean {' or '.join(near)}?")
+    if threads > (processors := os.cpu_count() or 1):
+        raise InputError("threads", threads, "more than this machine has processors", f"at most {processors}")
     if path.suffix not in (".yaml", ".yml"):
         raise InputError("out", path, "is not the name of a YAML file", f"write {path}.yaml")
-    found = calibrate(threads, rounds=rounds or ROUNDS, progress=progress)
-    limits = {"max_size_bytes": max_size_bytes, "max_memory_bytes": max_memory_bytes}
-    text = target_yaml(found, threads, target_class, {name: limit for name, limit in limits.items() if limit})
-    with replacing(path) as temporary:
-        temporary.write_text(text)
-        target = load_target(temporary)  # what cannot be read never replaces what could
-    return target, path, found
 
 
 def target_yaml(found: Calibration, threads: int, target_class: str, limits: dict[str, int]) -> str:
@@ -122,7 +139,7 @@ def figures_of(found: Calibration) -> dict[str, dict[str, Any]]:
         values[name] = max(prices[kind], LEAST_US), what
     windows = "INT8 convolutions 1 × 1 against 3 × 3"
     values["int8_window_ns"] = max(1e3 * prices["window"], LEAST_US), windows
-    values["cache_bytes"] = found.cache_bytes, "weights of 4 MB and more: where products of 1 row slow down"
+    values["cache_bytes"] = found.cache_bytes, "products of 8 rows: where 2 to 64 MB of weights slow them down"
     if found.channel_block > 1:
         values["channel_block"] = found.channel_block, "convolutions of 32 to 48 channels"
     return {name: {"value": float(f"{v:.4g}"), "source": f"measured: {what}"} for name, (v, what) in values.items()}
@@ -132,6 +149,7 @@ def to_json(target: Target, path: Path, found: Calibration) -> dict[str, Any]:
     return {
         "schema": CALIBRATION_SCHEMA,
         "file": str(path),
+        "use": TARGET_ID if path == default_file() else str(path),
         "target": target.model_dump(mode="json", by_alias=True, exclude_none=True),
         "probes": found.probes,
         "misfit": found.misfit,

@@ -19,6 +19,7 @@ WORTH_TELLING = 1.2  # times smaller or faster than the present answer
 MORE_DROP = {"pp": (1.0, 3.0), "%": (1.0, 5.0)}
 INT8_FACTOR = 3.0  # of server-cpu, where it was measured
 MOST = 4
+ROUNDING = 1.01
 
 Consider = Callable[..., "Deliberation"]
 
@@ -137,6 +138,7 @@ def _looser_limits(thought: Deliberation) -> list[Change]:
         if limit not in options:
             continue
         option, show = options[limit]
+        estimated *= ROUNDING if limit != "speedup" else 1 / ROUNDING  # what is shown must be enough
         alone = "" if len(nearest.misses) == 1 else ", with the other limits below,"
         text = f"a {limit} limit of {show(estimated)}{alone} would be met by {' → '.join(nearest.candidate.ids)}."
         found.append(

@@ -11,9 +11,9 @@ from advisor.checking.findings import CheckReport, Finding
 from advisor.checking.possible import situations
 from advisor.checking.rules import RuleCheck
 from knowledge.load import KINDS, Knowledge, load_knowledge
-from knowledge.reading import layers
+from knowledge.reading import HERE, layers
 
-CASES = Path("tests/cases")  # of a source checkout
+CASES = HERE.parent / "tests" / "cases"  # of a source checkout; an installed package has none
 
 
 def check_knowledge(extra: Path | str | None = None, cases: Path | str | None = None) -> CheckReport:
@@ -41,16 +41,16 @@ def _own_cases(extra: Path | str | None) -> Path | None:
 
 
 def _findings(known: Knowledge, extra: Path | str | None, cases: list[tuple[Path, Case]] | None) -> Iterator[Finding]:
-    folders = [str(folder) for folder in layers(extra)]
+    folders = layers(extra)
     rules = situations(known, folders)
     yield from RuleCheck(known, rules).findings()
     if cases is not None:
-        asked = folders[-1] if extra else folders[0]
-        own = {one.rule.id for one in rules if one.place.startswith(asked)}
+        asked = len(folders) - 1 if extra else 0
+        own = {one.rule.id for one in rules if one.layer == asked}
         yield from exercised(known, rules, cases, own, str(extra or ""))
     yield from entries.techniques(rules)
     yield from entries.claims(known)
     yield from entries.targets(known)
     yield from entries.models(known)
-    for folder in layers(extra)[1:]:
+    for folder in folders[1:]:
         yield from entries.folders(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,34 +22,31 @@ class Scale:
         on the scale    0  0.88   2.1   3.8   6.0
 
     >>> scale = Scale(knee=1.0, most=90.0)
-    >>> bool(np.allclose(scale.losses(scale.of([-0.3, 0.0, 1.0, 60.0])), [-0.3, 0.0, 1.0, 60.0]))
-    True
+    >>> [round(scale.loss(scale.of(loss)), 6) for loss in (-0.3, 0.0, 1.0, 60.0)]
+    [-0.3, 0.0, 1.0, 60.0]
     """
 
     knee: float  # below it a difference is a difference
-    most: float = np.inf  # the largest loss there can be
+    most: float = math.inf  # the largest loss there can be
 
-    def of(self, losses: object) -> Floats:
-        """Losses [n] on the scale [n]."""
-        x = np.asarray(losses, dtype=np.float64)
-        if np.isfinite(self.most):
-            x = -self.most * np.log1p(-np.minimum(x / self.most, ALMOST))
-        return np.asarray(np.arcsinh(x / self.knee), dtype=np.float64)
+    def of(self, loss: float) -> float:
+        """A loss on the scale."""
+        if math.isfinite(self.most):
+            loss = -self.most * math.log1p(-min(loss / self.most, ALMOST))
+        return math.asinh(loss / self.knee)
 
-    def losses(self, values: object) -> Floats:
+    def loss(self, value: float) -> float:
         """The inverse of `of`."""
-        x = self.knee * np.sinh(np.minimum(np.asarray(values, dtype=np.float64), 50.0))
-        if np.isfinite(self.most):
-            x = -self.most * np.expm1(-x / self.most)
-        return np.asarray(x, dtype=np.float64)
+        found = self.knee * math.sinh(min(value, 50.0))
+        return -self.most * math.expm1(-found / self.most) if math.isfinite(self.most) else found
 
 
 @dataclass(frozen=True)
 class Curve:
     """A line through the points (strength, value) that starts at nothing and never falls."""
 
-    strengths: Floats  # increasing, the first is 0
-    values: Floats
+    strengths: tuple[float, ...]  # increasing, the first is 0
+    values: tuple[float, ...]
 
     @classmethod
     def through(cls, strengths: Sequence[float], values: Sequence[float], weights: Sequence[float]) -> Curve:
@@ -59,14 +57,19 @@ class Curve:
         fitted = np.maximum(isotonic(means, mass), 0.0)
         if at[0] > 0:
             at, fitted = np.concatenate(([0.0], at)), np.concatenate(([0.0], fitted))
-        return cls(at, fitted)
+        return cls(tuple(at.tolist()), tuple(fitted.tolist()))
 
     def at(self, strength: float) -> float:
         """The value at a strength; beyond the last point the loss behind it grows with the square of the strength."""
-        last = float(self.strengths[-1])
-        if strength > last > 0:
-            return math.asinh(math.sinh(float(self.values[-1])) * (strength / last) ** 2)
-        return float(np.interp(strength, self.strengths, self.values))
+        last = self.strengths[-1]
+        if strength >= last:
+            return math.asinh(math.sinh(self.values[-1]) * (strength / last) ** 2) if last > 0 else self.values[-1]
+        after = bisect.bisect_right(self.strengths, strength)
+        if after == 0:
+            return self.values[0]
+        x0, x1 = self.strengths[after - 1 : after + 1]
+        y0, y1 = self.values[after - 1 : after + 1]
+        return y0 + (y1 - y0) * (strength - x0) / (x1 - x0)
 
 
 def isotonic(values: Floats, weights: Floats) -> Floats:

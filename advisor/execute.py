@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.plans import read_plan, save_plan, techniques
-from knowledge.files import write_text
+from advisor.folders import check_run_folder, make_folder, plan_in, question
+from advisor.plans import save_plan, techniques
+from advisor.workloads import check_measurable
+from knowledge.files import replacing_folder, write_text
 from knowledge.sources import is_factory
-from knowledge.values import InputError, Plan
+from knowledge.values import Plan
 
 if TYPE_CHECKING:
     from backends.onnx.verification import Verification
@@ -56,22 +58,28 @@ def run_plan(
     store: Store | None = None,
     pipeline: Pipeline | None = None,
     recommendation: dict[str, Any] | None = None,
+    over: bool = False,
     progress: Progress = silent,
 ) -> RunResult:
     """Execute `plan` into the run folder `out` and verify the file that ships.
 
-    Finished stages are taken from the store: an interrupted run goes on where it stopped. Raises InputError on anything
-    wrong with model or data, RunFailed where a stage could not be carried out.
+    Finished stages are taken from the store: an interrupted run goes on where it stopped. `over`: the finished run of
+    another plan may be replaced. Raises InputError on anything wrong with model, data or folder, RunFailed where a
+    stage could not be carried out.
     """
     from advisor.recording import record_run
     from advisor.report.layers import layer_rows
     from backends.records import EXPORT
 
-    chain = techniques(plan)
+    chain, out = techniques(plan), Path(out)
+    if not over:
+        check_run_folder(out, plan)
     pipeline = pipeline or open_pipeline(plan, store, allow_code)  # bad input leaves no folder behind
     pipeline.check(chain)
+    note = pipeline.source.info.note
+    if note:
+        progress(f"warning: {note}")
     baseline = pipeline.baseline
-    out = Path(out)
     begin(plan, out)
     progress(f"baseline: {baseline.file_bytes / 1e6:.2f} MB, {_quality(baseline)}")
     records: list[StageRecord] = []
@@ -91,7 +99,10 @@ def run_plan(
         "baseline": _stage_json(baseline),
         "estimate": plan.estimate.model_dump(mode="json") if plan.estimate else None,
         "verification": verification.model_dump(mode="json", by_alias=True),
-        "warnings": [w.model_dump(mode="json") for r in records for w in (*r.warnings, *r.decision.skipped)],
+        "warnings": [
+            *([note] if note else []),
+            *(w.model_dump(mode="json") for r in records for w in (*r.warnings, *r.decision.skipped)),
+        ],
         "recommendation": recommendation,
         "layers": layer_rows(baseline.layers, records[-1].layers),
     }
@@ -105,7 +116,7 @@ def run_plan(
 
 
 def open_pipeline(plan: Plan, store: Store | None = None, allow_code: bool = False) -> Pipeline:
-    """The plan's model and data, loaded.
+    """The plan's model and data, loaded. Raises InputError on anything wrong with them, or with the workload on them.
 
     A factory that the plan itself names was typed by the user or let through by `load_plan`; one that only a stage's
     folder names needs `allow_code`.
@@ -113,7 +124,7 @@ def open_pipeline(plan: Plan, store: Store | None = None, allow_code: bool = Fal
     from backends.runner import Pipeline
     from backends.store import Store
 
-    return Pipeline.open(
+    pipeline = Pipeline.open(
         plan.model,
         workload=plan.workload,
         seed=plan.seed,
@@ -124,6 +135,9 @@ def open_pipeline(plan: Plan, store: Store | None = None, allow_code: bool = Fal
         files=dict(plan.data),
         allow_code=allow_code or is_factory(plan.model),
     )
+    first = pipeline.source.data.search.inputs[pipeline.source.inputs[0].name]
+    check_measurable(plan.workload, pipeline.original_layers, first.shape[1:])
+    return pipeline
 
 
 def _quality(record: StageRecord) -> str:
@@ -135,9 +149,10 @@ def begin(plan: Plan, out: Path) -> None:
 
     Results go before the plan that they belong to is replaced: at no time does a plan stand beside another's results.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     file = out / "plan.yaml"
-    if file.exists() and _plan_in(file) != plan:
+    known = plan_in(file)
+    if file.exists() and (known is None or question(known) != question(plan)):
         clear_results(out)
         for folder in ("artifact", "stages"):
             if (out / folder).exists():
@@ -151,44 +166,32 @@ def clear_results(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _plan_in(file: Path) -> Plan | None:
-    """The plan that a run folder was made for; None where it cannot be read."""
-    try:
-        return read_plan(file)
-    except InputError:
-        return None
-
-
 def _keep_stage(folder: Path, target: Path) -> None:
     """The stage's checkpoint in the run folder: copies, or links to large files, which are then read-only."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for file in sorted(folder.iterdir()):
-        kept = target / file.name
-        if file.stat().st_size >= LINKED_BYTES:
-            try:
-                os.link(file, kept)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(file, kept)
+    with replacing_folder(target) as beside:
+        for file in sorted(folder.iterdir()):
+            kept = beside / file.name
+            if file.stat().st_size >= LINKED_BYTES:
+                try:
+                    os.link(file, kept)
+                except OSError:  # another file system, or one without links
+                    shutil.copyfile(file, kept)
+                else:
+                    kept.chmod(0o444)  # the store's file is the same one
             else:
-                kept.chmod(0o444)  # the store's file is the same one
-        else:
-            shutil.copyfile(file, kept)
+                shutil.copyfile(file, kept)
 
 
 def _ship(pipeline: Pipeline, records: Sequence[StageRecord], target: Path) -> None:
     """The artifact folder: the file, and the tokenizer and configuration that belong to it."""
-    from knowledge.files import replacing
-
-    target.mkdir(parents=True, exist_ok=True)
-    with replacing(target / "model.onnx") as temporary:
-        shutil.copyfile(pipeline.file(records[-1]), temporary)
-    model = pipeline.model(records)
-    if model is not None and model.tokenizer is not None:
-        model.tokenizer.save_pretrained(str(target))
-    config = getattr(model.module, "config", None) if model is not None else None
-    if config is not None and hasattr(config, "save_pretrained"):
-        config.save_pretrained(str(target))
+    with replacing_folder(target) as beside:
+        shutil.copyfile(pipeline.file(records[-1]), beside / "model.onnx")
+        model = pipeline.model(records)
+        if model is not None and model.tokenizer is not None:
+            model.tokenizer.save_pretrained(str(beside))
+        config = getattr(model.module, "config", None) if model is not None else None
+        if config is not None and hasattr(config, "save_pretrained"):
+            config.save_pretrained(str(beside))
 
 
 def measure(plan: Plan, pipeline: Pipeline, file: Path) -> Verification:

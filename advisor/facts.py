@@ -63,6 +63,7 @@ def facts_of(request: Request, predictor: Predictor, evidence: int = 0) -> dict[
         "preset": request.preset or None,
         "evidence": float(evidence),
         "limits": request.limited,
+        "latency_limited": bool(request.max_latency_ms or request.min_speedup),
         "fits_already": not misses_of(request, predictor, base.bytes, base.latency.total, 1.0, base.memory_bytes),
         "wanted_ratio": max(ratios) if ratios else None,
         "wanted_speedup": max(speedups) if speedups else None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from advisor.hf_files import number
+from knowledge.configs import longest_of, vocabulary_of
 from knowledge.layers import Family, ModelInfo
 from knowledge.tasks import TRANSFORMERS, check_told, task_of_classes
 from knowledge.values import InputError
@@ -67,11 +68,6 @@ def _family(config: Config) -> Family | None:
     return "cnn" if config.get("model_type") in CONVOLUTIONAL else None
 
 
-def vocabulary_of(config: Config) -> int:
-    """Entries of the token embedding; 0 for a model of images, whose vocabulary, if any, is one of patches."""
-    return 0 if "image_size" in config else number(config, "vocab_size")
-
-
 def facts_of(config: Config, source: str, task: str, family: Family) -> ModelInfo:
     """What the configuration tells of a transformer; widths that it leaves out are filled in from the rows later."""
     hidden = number(config, "hidden_size", "n_embd", "dim", "d_model")
@@ -93,7 +89,7 @@ def facts_of(config: Config, source: str, task: str, family: Family) -> ModelInf
         blocks=number(config, "num_hidden_layers", "n_layer", "n_layers"),
         experts=experts_of(config) if family == "moe" else 0,
         experts_per_token=number(config, "num_experts_per_tok", "moe_k") if family == "moe" else 0,
-        max_length=number(config, "max_position_embeddings", "n_positions") if vocabulary else 0,
+        max_length=longest_of(config),
         image_size=(0, 0, 0) if vocabulary else image_of(config),
     )
 

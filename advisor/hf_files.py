@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from knowledge.configs import check_counts
 from knowledge.values import InputError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -31,6 +32,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError("model", folder, "is quantized already", "give the model that it was made from")
     if config.get("is_encoder_decoder"):
         raise InputError("model", folder, "encoder–decoder models are not supported", "give its encoder or a decoder")
+    check_counts(config, folder)
     return config
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from advisor.hf_facts import Config, is_tied
 from advisor.hf_files import Shapes, number
+from knowledge.configs import HEADS, NO_PARAMETER
 from knowledge.layers import ModelInfo
 from knowledge.values import InputError
 
@@ -34,19 +35,6 @@ _POOLED = {
 }
 _EXPERT = re.compile(
     r"^(?P<above>.+?)\.experts\.(?P<number>\d+)\.(?P<name>w1|w2|w3|gate_proj|up_proj|down_proj)\.weight$"
-)
-_NO_PARAMETER = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|num_batches_tracked|cos_cached|sin_cached)$"
-)
-_HEADS = (
-    "cls.",
-    "lm_head.",
-    "classifier.",
-    "score.",
-    "qa_outputs.",
-    "vocab_",
-    "discriminator_predictions.",
-    "generator_",
 )
 _EMBEDDINGS = re.compile(r"(^|\.)(\w*_embeddings?|embed_(?!out)\w+|wte|wpe|tok_embeddings|embeddings?|embed_in)$")
 _HEAD_NORMS = {"q_norm", "query_norm", "k_norm", "key_norm"}  # each head is scaled on its own
@@ -94,18 +82,18 @@ def _as_in_memory(shapes: Shapes, config: Config, task: str) -> Shapes:
     named: Shapes = {}
     for name, shape in shapes.items():
         mask = len(shape) == 4 and name.endswith(("attn.bias", "attention.bias"))
-        if not mask and not _NO_PARAMETER.search(name):
+        if not mask and not NO_PARAMETER.search(name):
             name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
             for old, new in _RENAMED.get(str(config.get("model_type")), ()):
                 name = name.replace(old, new)
             named[name] = shape
     top = _PREFIXES.get(str(config.get("model_type")), "")
     if top and task == "embedding":
-        named = {n.removeprefix(f"{top}."): s for n, s in named.items() if not n.startswith(_HEADS)}
+        named = {n.removeprefix(f"{top}."): s for n, s in named.items() if not n.startswith(HEADS)}
     elif task == "embedding":
-        named = {n.removeprefix("model."): s for n, s in named.items() if not n.startswith(_HEADS)}
+        named = {n.removeprefix("model."): s for n, s in named.items() if not n.startswith(HEADS)}
     elif top and not any(n.startswith(f"{top}.") for n in named):
-        named = {n if n.startswith(_HEADS) else f"{top}.{n}": s for n, s in named.items()}
+        named = {n if n.startswith(HEADS) else f"{top}.{n}": s for n, s in named.items()}
     return _stacked_experts(named)
 
 

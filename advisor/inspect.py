@@ -49,7 +49,7 @@ def inspect(table: LayerTable) -> Inspection:
         name: getattr(info, name)
         for name in (
             "architecture", "vocab_size", "hidden_size", "ffn_size", "blocks", "heads", "kv_heads", "head_dim",
-            "experts", "experts_per_token", "classes", "max_length", "seq_len", "image_size", "typical",
+            "experts", "experts_per_token", "classes", "max_length", "seq_len", "image_size", "typical", "note",
         )
         if getattr(info, name) not in ("", 0, (0, 0, 0), False)
     }  # fmt: skip

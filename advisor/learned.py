@@ -120,7 +120,7 @@ class Curves:
         self.worth: dict[tuple[object, ...], float] = {}  # the rows behind it, each as far as it counts
         for name, found in points.items():
             strengths, losses, weights = zip(*found, strict=True)
-            self.curves[name] = Curve.through(strengths, scale.of(losses).tolist(), weights)
+            self.curves[name] = Curve.through(strengths, [scale.of(loss) for loss in losses], weights)
             self.worth[name] = sum(weights)
 
     def stage(self, key: StageKey) -> tuple[float, float] | None:
@@ -148,12 +148,12 @@ class Learned:
 
     def predicted(self, stages: Sequence[StageKey]) -> float:
         """A chain's loss on the scale by the curves; what they do not know counts as nothing lost."""
-        losses = self.scale.losses([(self.curves.stage(s) or (0.0, 0.0))[0] for s in stages])
-        return float(self.scale.of(combined(losses.tolist(), self.compound)))
+        losses = [self.scale.loss((self.curves.stage(s) or (0.0, 0.0))[0]) for s in stages]
+        return self.scale.of(combined(losses, self.compound))
 
     def residual(self, outcome: Outcome) -> float:
         """How far a measured chain lies from what is predicted for it, on the scale."""
-        return float(self.scale.of(outcome.loss)) - self.predicted(outcome.stages)
+        return self.scale.of(outcome.loss) - self.predicted(outcome.stages)
 
     def bounds(self, stages: Sequence[StageKey]) -> tuple[float, float] | None:
         """Distances from the prediction that hold 80 % of such chains; None with too few models to tell."""

@@ -12,7 +12,7 @@ from knowledge.conditions import VOCABULARY, reads
 from knowledge.load import Knowledge
 from knowledge.order import members
 from knowledge.schema import STATUSES, Conclusion, Rule
-from knowledge.techniques.catalog import technique_class
+from knowledge.techniques.catalog import CATALOG, technique_class
 from knowledge.typical import build
 from knowledge.values import InputError
 
@@ -53,10 +53,10 @@ def _rule_row(known: Knowledge, rule: Rule) -> Row:
 
 
 def is_about(conclusion: Conclusion, technique: str) -> bool:
-    """Whether a conclusion means a technique, by its id, its family or what it needs."""
+    """Whether a conclusion means a technique: by its id, its family, what it needs, or chains with its family."""
     for about in (conclusion.prefer, conclusion.avoid, conclusion.refuse, conclusion.warn):
-        if about is not None and about != "all" and about.covers(technique):
-            return True
+        if about is not None and about != "all":
+            return about.covers(technique) or CATALOG[technique].family in (about.chain or ())
     if conclusion.require is not None:
         return conclusion.require.technique == technique or conclusion.require.after.covers(technique)
     if conclusion.before is not None:

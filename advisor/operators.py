@@ -30,21 +30,21 @@ class Cost(NamedTuple):
 
 
 BEHIND = {  # a dense layer of this role
-    "attention_q": Cost(2, 2.4),  # Reshape, Transpose: a transpose takes as long as 2.4 sums
-    "attention_k": Cost(2, 2.4),
-    "attention_v": Cost(2, 2.4),
-    "attention_qkv": Cost(9, 3.4),  # the same three times, after a Split
-    "attention_o": Cost(3, 3.4),  # Transpose and Reshape before it, the residual's Add behind
-    "ffn_gate": Cost(1, 1.4),  # SiLU
+    "attention_q": Cost(2, 1.8),  # Reshape, Transpose: a transpose takes as long as 1.8 sums
+    "attention_k": Cost(2, 1.8),
+    "attention_v": Cost(2, 1.8),
+    "attention_qkv": Cost(9, 2.8),  # the same three times, after a Split
+    "attention_o": Cost(3, 2.8),  # Transpose and Reshape before it, the residual's Add behind
+    "ffn_gate": Cost(1, 1.1),  # SiLU
     "ffn_down": Cost(1, 1.0),  # the residual's Add
     "router": Cost(18, 12.0),  # Softmax, TopK, weights and indices of the chosen experts
 }
 BIAS = Cost(1, 1.2)  # a product of several positions adds its bias in an operator of its own
-GATED = Cost(1, 1.0)  # the product with the gate
+GATED = Cost(1, 0.9)  # the product with the gate
 GELU, GELU_WITH_BIAS = Cost(1, 0.0, 1.0), Cost(1, 0.0, 1.35)
-ROTATION = Cost(7, 7.0)  # two Slices, Neg, Concat, two Muls, Add
-REPEATED = Cost(4, 2.0)  # Unsqueeze, Expand and Reshapes, where queries share keys and values
-SCORES = Cost(2, 1.2, 0.55)  # Add of the mask, Softmax: over the products of queries with keys
+ROTATION = Cost(7, 5.0)  # two Slices, Neg, Concat, two Muls, Add
+REPEATED = Cost(4, 1.0)  # Unsqueeze, Expand and Reshapes, where queries share keys and values
+SCORES = Cost(2, 0.8, 0.55)  # Add of the mask, Softmax: over the products of queries with keys
 LAYER_NORM, RMS_NORM = Cost(1.5, 0.0, 1.0), Cost(7, 0.0, 1.6)  # the second is Pow, ReduceMean, Sqrt, Mul …
 RESIDUAL_ADD = Cost(0.8, 0.8)  # each integer convolution of a residual network; float ones add as they compute
 LOOKUP, INTEGER_LOOKUP = Cost(1), Cost(3)
@@ -56,8 +56,8 @@ POOLING = Cost(15, 3.0)  # of a sentence embedding
 PATCHES, RECURRENT, CONVOLUTIONAL, INTEGER_ENDS = 14, 7, 3, 5
 
 # a 16-bit file where the runtime computes in 32 bits: casts around norms and scores, and a GELU in its parts
-HALF_NORM, HALF_RMS_NORM, HALF_GELU, HALF_ROTATION = Cost(2, 1.0), Cost(6, 2.0), Cost(9, 3.5), Cost(4, 0.7)
-HALF_SCORES, HALF_ENDS = Cost(3, 0.7), 3
+HALF_NORM, HALF_RMS_NORM, HALF_GELU, HALF_ROTATION = Cost(2, 0.7), Cost(6, 1.5), Cost(9, 2.5), Cost(4, 0.5)
+HALF_SCORES, HALF_ENDS = Cost(3, 0.5), 3
 
 
 class Rows:

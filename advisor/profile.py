@@ -13,13 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from advisor.hf_facts import facts_of, family_of, task_of, vocabulary_of
+from advisor.hf_agree import agreeing
+from advisor.hf_facts import facts_of, family_of, task_of
 from advisor.hf_files import Shapes, read_config, read_shapes
 from advisor.hf_rows import rows_of
 from advisor.workloads import at_workload
+from knowledge.configs import vocabulary_of
 from knowledge.layers import Family, LayerTable, table_from_json
-from knowledge.roles import assign, completed
 from knowledge.names import nearest
+from knowledge.roles import assign, completed
 from knowledge.sources import is_factory
 from knowledge.tasks import check_task, check_told, check_transformers, own_task
 from knowledge.typical import build, typical, typical_models
@@ -49,26 +51,24 @@ def profile_source(
         raise InputError("arch", arch, "unknown architecture", nearest(arch, get_args(Family)))
     if task is not None:
         check_task(task)
-    task, workload = own_task(task), workload or Workload()
+    workload = workload or Workload()
     if not source:
-        return typical(_told(arch), task, params, workload, knowledge)
-    layers = _profile(source, arch, task, workload, params, knowledge)
+        return typical(_told(arch), own_task(task), params, workload, knowledge)
+    if params is not None:
+        raise InputError("params", f"{params:,}", f"{source} has the parameters it has", "leave out MODEL, or --params")
+    if source.endswith(".onnx"):
+        return _from_onnx(Path(source), task, arch, workload)
+    layers = _named(source, arch, own_task(task), workload, knowledge)
     check_told("arch", arch, layers.info.family, source)
-    check_told("task", task, layers.info.task, source)
+    check_told("task", own_task(task), layers.info.task, source)
     return layers
 
 
-def _profile(
-    source: str, arch: str | None, task: str | None, workload: Workload, params: int | None, knowledge: str
-) -> LayerTable:
-    """The table of the model that is named."""
-    if params is not None:
-        raise InputError("params", f"{params:,}", f"{source} has the parameters it has", "leave out MODEL, or --params")
+def _named(source: str, arch: str | None, task: str | None, workload: Workload, knowledge: str) -> LayerTable:
+    """The table of a model that is no ONNX file. `arch` and `task` are looked at where the model leaves them open."""
     path = Path(source)
     if source.startswith("zoo:"):
         return at_workload(zoo_table(source.removeprefix("zoo:")), workload)
-    if source.endswith(".onnx"):
-        return _from_onnx(path, task, arch, workload)
     if path.is_dir():
         return _from_folder(path, source, arch, task, workload)
     if path.is_file():
@@ -141,8 +141,9 @@ def _from_config(
         return profile_config(folder, source, task, arch, workload)
     info = facts_of(config, source, task, family)
     seq_len = _seq_len(info.max_length, workload) if info.vocab_size else 0
-    rows = rows_of(shapes(), config, info, seq_len)
-    layers = completed(LayerTable.of(assign(rows), dataclasses.replace(info, seq_len=seq_len)))
+    kept, note = agreeing(shapes(), config, source)
+    rows = rows_of(kept, config, info, seq_len)
+    layers = completed(LayerTable.of(assign(rows), dataclasses.replace(info, seq_len=seq_len, note=note)))
     heads = (layers.role == "head") & (layers.kind == "linear")
     if task.endswith("-classification") and heads.any():
         layers = layers.with_info(classes=int(layers.outputs[heads][-1]))

@@ -122,9 +122,9 @@ def along(claims: Sequence[Claim], strength: float) -> float:
     """
     losses = [max(0.0, c.drop or 0.0) for c in claims]
     curve = Curve.through([strength_of(c) for c in claims], losses, [WEIGHT[c.status] for c in claims])
-    last = float(curve.strengths[-1])
+    last = curve.strengths[-1]
     if strength > last > 0:
-        return float(curve.values[-1]) * (strength / last) ** 2
+        return curve.values[-1] * (strength / last) ** 2
     return curve.at(strength)
 
 

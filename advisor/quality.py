@@ -98,12 +98,12 @@ class QualityModel:
             return StageLoss(said.loss, said.factor, 0.0, said.basis)
         value, worth = found
         papers = PAPERS * said.weight + ASSUMED
-        blended = (worth * value + papers * float(self.scale.of(said.loss))) / (worth + papers)
+        blended = (worth * value + papers * self.scale.of(said.loss)) / (worth + papers)
         share = worth / (worth + papers)
         measured = f"{technique.id}: measured on embedded models"
         basis = f"{measured}; {said.basis}" if share < MOSTLY else measured
         return StageLoss(
-            float(self.scale.losses(blended)), said.factor, share, said.basis if share < 1 - MOSTLY else basis
+            self.scale.loss(blended), said.factor, share, said.basis if share < 1 - MOSTLY else basis
         )
 
     # -- chains ------------------------------------------------------------------------------------
@@ -119,22 +119,22 @@ class QualityModel:
         basis = "; ".join(dict.fromkeys(part.basis for part in parts))
         if len(parts) > 1:
             basis += "; losses added up"
-        center, sure = self._moved(keys, float(self.scale.of(mid)), [part.loss for part in parts])
+        center, sure = self._moved(keys, self.scale.of(mid), [part.loss for part in parts])
         if sure < 1:
             basis = f"{len(self.own)} chains measured on this model; {basis}"
         low, high = self._claimed(mid, parts)
         share = min(part.share for part in parts)
-        if share > 0 and (between := self.learned.bounds(keys)) is not None:
+        if share > 1 - MOSTLY and (between := self.learned.bounds(keys)) is not None:
             low, high = (share * m + (1 - share) * c for m, c in zip(between, (low, high), strict=True))
-        shown = self.scale.losses([center + low * sure, center, center + high * sure]).tolist()
-        return Spread(min(shown[0], shown[1]), shown[1], max(shown[1], shown[2]), basis)
+        below, middle, above = (self.scale.loss(center + distance * sure) for distance in (low, 0.0, high))
+        return Spread(min(below, middle), middle, max(middle, above), basis)
 
     def _claimed(self, mid: float, parts: Sequence[StageLoss]) -> tuple[float, float]:
         """Distances on the scale by the spread of published figures: those of the stages add in squares."""
         down = math.sqrt(sum(max(p.loss - p.loss / p.factor, FLOOR) ** 2 for p in parts))
         up = math.sqrt(sum(max(p.loss * p.factor - p.loss, FLOOR) ** 2 for p in parts))
-        at = self.scale.of([max(0.0, mid - down), mid, mid + up]).tolist()
-        return at[0] - at[1], at[2] - at[1]
+        center = self.scale.of(mid)
+        return self.scale.of(max(0.0, mid - down)) - center, self.scale.of(mid + up) - center
 
     def _moved(self, keys: Sequence[StageKey], value: float, losses: Sequence[float]) -> tuple[float, float]:
         """The value moved toward this model's own chains, and the share of the usual doubt that is left."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from advisor.facts import misses_of
-from advisor.graph import Candidate
+from advisor.graph import Candidate, Hope
 from advisor.predict import Outlook, Predictor
 from advisor.request import Goal, Request
 from advisor.rules import Verdicts
@@ -34,6 +34,7 @@ STAGE_COST = 0.1  # every stage must pay for itself
 TRAINING_COST = 0.15
 DECISIVE = 4.0  # a preference of this weight needs no tie
 NEARLY = 0.1  # a share of a limit
+FAR = 4.0  # times the loss that may be spent: no chain so lossy is the nearest where none fits
 LEAST_BUDGET = 0.1  # a budget of nothing still ranks what loses less
 
 
@@ -65,8 +66,13 @@ class Ranked:
 
     @property
     def shortfall(self) -> float:
-        """How far the limits are missed: one for each, and the doublings to it."""
-        return sum(1 + abs(math.log2(max(e, 1e-9) / max(r, 1e-9))) for r, e in self.misses.values())
+        """How far the limits are missed."""
+        return shortfall(self.misses)
+
+
+def shortfall(misses: Mapping[str, tuple[float, float]]) -> float:
+    """How far limits are missed: one for each, and the doublings to it."""
+    return sum(1 + abs(math.log2(max(e, 1e-9) / max(r, 1e-9))) for r, e in misses.values())
 
 
 class Ranking:
@@ -79,6 +85,12 @@ class Ranking:
     def score(self, outlook: Outlook, stages: int) -> float:
         """What a chain is worth by its middle estimates."""
         return self._score(outlook.compression, outlook.speedup, outlook.drop.mid) - STAGE_COST * stages
+
+    def hope(self, more: Mapping[str, tuple[float, ...]]) -> Hope:
+        """Losses that chains may have and still matter: to this budget, or to one that is `more` by its unit."""
+        allowed = self.request.max_drop
+        step = max(more[self.request.max_drop_unit or "pp"])
+        return Hope(allowed + step, FAR * (allowed + step), lambda outlook: shortfall(self._misses(outlook)))
 
     def order(self, candidates: Sequence[Candidate]) -> list[Ranked]:
         """One candidate per sequence of techniques, best first; those that fit before those that may.

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from advisor.units import bytes_text, parse_bytes, parse_count, parse_drop, parse_milliseconds, parse_ratio
+from advisor.workloads import check_length
 from knowledge.conditions import DATA_LEVELS, FAMILIES, GOALS, TEACHERS, TRAINING
 from knowledge.layers import Family, ModelInfo
 from knowledge.schema import Target
@@ -115,9 +116,8 @@ class Request(Value):
             problem = f"{kind} is no share of right answers, its change is relative"
             raise InputError("max-drop", f"{self.max_drop:g}pp", problem, f"write {self.max_drop:g}%")
         text = info.vocab_size > 0
+        check_length(self.seq_len, info)
         seq_len = self.seq_len or (min(DEFAULT_SEQ_LEN, info.max_length or DEFAULT_SEQ_LEN) if text else None)
-        if text and info.max_length and seq_len and seq_len > info.max_length:
-            raise InputError("seq-len", seq_len, f"{info.name} takes at most {info.max_length} tokens")
         filled: dict[str, Any] = {
             "arch": info.family,
             "arch_named": self.arch is not None,
@@ -132,7 +132,7 @@ class Request(Value):
         return settled.model_copy(update={"assumed": self._assumptions(settled, info, target, text)})
 
     def _assumptions(self, settled: Request, info: ModelInfo, target: Target, text: bool) -> tuple[str, ...]:
-        given, said = self.model_fields_set, []
+        given, said = self.model_fields_set, [f"model: {info.note}"] if info.note else []
         if not self.model:
             said.append(f"model: {info.name}, a typical {info.family}")
             if self.task is None:

@@ -150,8 +150,11 @@ class Roofline:
         return np.asarray(factor * np.where(rows.depthwise, rates.depthwise, 1.0), dtype=np.float64)
 
     def _memory(self, layers: LayerTable, rows: Rows, uses: Floats, integer: BoolColumn) -> Floats:
-        """Milliseconds of reading weights: once in a request, at every step of a recurrent layer, for every token of a
-        mixture's expert (an exported one copies the weights of the experts that a token goes to)."""
+        """Milliseconds of reading weights.
+
+        Once in a request, but at every step of a recurrent layer; and an exported mixture of experts copies, for every
+        token, the weights of the experts that it goes to.
+        """
         bits = np.where((layers.bits == 16) & (self.rates.fp16 is None), 32, layers.bits)
         read = np.where(rows.embedding | rows.norm, 0.0, layers.weights * bits / 8)
         times = np.where(rows.recurrent, uses / self.workload.batch, 1.0)

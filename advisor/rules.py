@@ -161,11 +161,8 @@ def judge(knowledge: Knowledge, facts: Facts, predictor: Predictor) -> Verdicts:
             refused.append(pointless)
             continue
         settings[name] = planned
-        narrowed = dict(space)
-        for setting in own:  # each narrows what those before it left
-            if setting.param in space:
-                narrowed[setting.param] = setting.narrow(narrowed[setting.param])
-        ranges[name] = {p: left for p, left in narrowed.items() if left != space[p]}
+        left = narrowed(space, own)
+        ranges[name] = {p: kept for p, kept in left.items() if kept != space[p]}
     if not any(_lossy_model_stage(name) for name in settings):  # nothing is left to recover from
         settings.pop("finetune", None)
     return Verdicts(facts, fired, tuple(refused), settings, ranges, students)
@@ -193,10 +190,11 @@ def _plannable(
     """The parameters worth planning with: gentle, usual and strong ones that this model can take."""
     whole = cls.space()  # a default that this model's part of the space leaves out is moved into it
     base: dict[str, Any] = {n: _inside(s, cls.model_fields[n].default) for n, s in space.items() if s != whole[n]}
+    left = narrowed(space, settings)
     for setting in settings:
         usual = setting.start if setting.start is not None else cls.model_fields[setting.param].default
         if setting.param in space:
-            base[setting.param] = _inside(setting.narrow(space[setting.param]), usual)
+            base[setting.param] = _inside(left[setting.param], usual)
         elif setting.param not in cls.space():  # searched by nobody: plans set it
             base[setting.param] = setting.value if setting.value is not None else usual
     dial = space.get(cls.dial)
@@ -215,6 +213,15 @@ def _plannable(
             text = f"Here: {said.observed}. Needed: {said.required}."
             refusal = Refused(technique=cls.id, rule=said.rule, text=text, source=source, remedy=said.remedy)
     return tuple(planned), None if planned else refusal
+
+
+def narrowed(space: dict[str, Range | Choices], settings: Sequence[Setting]) -> dict[str, Range | Choices]:
+    """What may be tried of each parameter that rules speak of, after all of them: what one fixes, no other opens."""
+    left: dict[str, Range | Choices] = {}
+    for setting in settings:
+        if setting.param in space:
+            left[setting.param] = setting.narrow(left.get(setting.param, space[setting.param]))
+    return left
 
 
 def _pointless(

@@ -34,10 +34,13 @@ def _value(value: Any) -> str:
 
 
 def claim_text(claim: Json) -> str:
-    """What a claim says: `1.3 pp lost`, `0.24 pp gained`, `2.01× faster`, `4× smaller`."""
-    if claim["value"] is None:
+    """What a claim says: `1.3 pp lost`, `0.24 pp gained`, `2.01× faster`, `0.75× as fast`, `4× smaller`."""
+    value = claim["value"]
+    if value is None:
         return f"{abs(claim['drop']):g} {claim['unit']} {'lost' if claim['drop'] >= 0 else 'gained'}"
-    return f"{claim['value']:g}× {'faster' if claim['metric'] == 'speedup' else 'smaller'}"
+    if claim["metric"] == "speedup":
+        return f"{value:g}× {'faster' if value > 1 else 'as fast'}"
+    return f"{value:g}× smaller" if value > 1 else f"{1 / value:.3g}× as large"
 
 
 def workload_text(work: Json) -> str:

@@ -26,6 +26,7 @@ def verify_artifact(
         if not plan_file.exists():
             raise InputError("artifact", artifact, "lies in no run folder: plan.yaml is missing", "name it with --plan")
     plan = load_plan(plan_file, allow_code)
+    check_loads(file)
     progress(f"exporting the uncompressed {plan.model}")
     pipeline = open_pipeline(plan, allow_code=allow_code)
     baseline = pipeline.baseline
@@ -37,6 +38,13 @@ def verify_artifact(
         write_text(folder / "run.json", json.dumps(run))
         write_run_report(folder, run)
     return found
+
+
+def check_loads(file: Path) -> None:
+    """Raise InputError for a file that the runtime cannot load."""
+    from backends.onnx.session import open_session
+
+    open_session(file, 1, given=True)
 
 
 def artifact_file(artifact: Path) -> tuple[Path, Path]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from backends.onnx.probes import Probe, probes
+from backends.onnx.chain import Probe
+from backends.onnx.probes import probes
 from backends.onnx.session import CPU, session_inputs
 
 BURST_SECONDS = 4e-4  # calls shorter than this are repeated within a turn

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,17 @@ from transformers.utils import logging as library_logging
 
 from backends.models import FAST_EXPERTS, InputSpec, LoadedModel, Output
 from backends.recognize import expert_count, family, subfamily
+from knowledge.configs import (
+    HEADS,
+    NO_PARAMETER,
+    OF_THESE_WEIGHTS,
+    check_counts,
+    longest_of,
+    shape_text,
+    vocabulary_of,
+)
 from knowledge.layers import ModelInfo
-from knowledge.tasks import task_of_classes
+from knowledge.tasks import TRANSFORMERS, check_transformers, task_of_classes
 from knowledge.values import InputError
 
 AUTO = {
@@ -39,11 +49,11 @@ def load_folder(folder: Path, source: str, task: str | None, arch: str | None) -
     """
     config = read_config(folder)
     check_weights(folder)
-    task = task if task and task != "fidelity" else task_of(config, folder)
-    if task not in AUTO:
-        raise InputError("task", task, f"{folder} holds a transformers model", f"choose among {', '.join(AUTO)}")
-    module = _module(folder, config, task)
-    return wrap(module, source, task, arch, folder)
+    task = task or task_of(config, folder)
+    check_transformers(task, vocabulary_of(config), source)
+    module, note = _module(folder, config, task)
+    model = wrap(module, source, task, arch, folder)
+    return dataclasses.replace(model, info=dataclasses.replace(model.info, note=note))
 
 
 def wrap(module: nn.Module, source: str, task: str, arch: str | None, folder: Path | None) -> LoadedModel:
@@ -69,6 +79,7 @@ def read_config(folder: Path) -> Any:
             raise ValueError("it holds no JSON object")
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError("model", path, f"is no JSON configuration: {error}", "save the model again") from error
+    check_counts(raw, folder)
     with quiet():
         try:
             return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -109,10 +120,11 @@ def task_of(config: Any, folder: Path) -> str:
         return task
     named = ", ".join(getattr(config, "architectures", None) or ()) or "no architecture"
     problem = f"config.json names {named}, which tells no known task"
-    raise InputError("task", folder, problem, f"add --task ({', '.join(AUTO)})")
+    raise InputError("task", folder, problem, f"add --task {' | '.join(TRANSFORMERS)}")
 
 
-def _module(folder: Path, config: Any, task: str) -> nn.Module:
+def _module(folder: Path, config: Any, task: str) -> tuple[nn.Module, str]:
+    """The model with its weights, and what is to be said of weights that it does not have."""
     options: dict[str, Any] = {"attn_implementation": "eager"}  # exports to the faster graph
     if expert_count(config) > 1:
         options["experts_implementation"] = FAST_EXPERTS
@@ -127,18 +139,30 @@ def _module(folder: Path, config: Any, task: str) -> nn.Module:
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, by name
                 **options,
             )
         except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
             problem = f"cannot be loaded for {task}: {_first_line(error)}"
             raise InputError("model", folder, problem, "check --task") from error
+    for name, held, told in sorted(report["mismatched_keys"]):
+        shapes = f"has shape {shape_text(held)}, and config.json makes it {shape_text(told)}"
+        raise InputError("model", folder, f"weight {name} {shapes}", OF_THESE_WEIGHTS)
     missing = [name for name in report["missing_keys"] if not name.startswith(UNTRAINED) and ".pooler." not in name]
-    wrong = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
-    if missing or wrong:
-        name, problem = (sorted(wrong)[0], "has a wrong shape") if wrong else (sorted(missing)[0], "is missing")
+    if missing:
         remedy = "choose the --task that it was trained for, or save it again"
-        raise InputError("model", folder, f"weight {name} {problem} for {task}", remedy)
-    return module
+        raise InputError("model", folder, f"weight {min(missing)} is missing for {task}", remedy)
+    return module, _left_out(report["unexpected_keys"], task)
+
+
+def _left_out(names: Iterable[str], task: str) -> str:
+    """What is to be said of weights that the configured model does not have; a head that is not asked for is left."""
+    weights = [name for name in names if not NO_PARAMETER.search(name)]
+    left = sorted(n for n in weights if not (task == "embedding" and n.startswith(HEADS)))
+    if not left:
+        return ""
+    count = left[0] if len(left) == 1 else f"{left[0]} and {len(left) - 1} more weights"
+    return f"{count} of the file left out: the model that config.json describes has no such weight"
 
 
 def _first_line(error: Exception) -> str:
@@ -148,7 +172,7 @@ def _first_line(error: Exception) -> str:
 def info_of(module: nn.Module, config: Any, source: str, task: str, arch: str | None) -> ModelInfo:
     """The facts of a transformers model."""
     kind = family(module, source, arch)
-    text = getattr(config, "vocab_size", 0) or 0
+    text = vocabulary_of(config)
 
     def number(*names: str) -> int:
         """First of these configuration fields that holds a number."""
@@ -175,7 +199,7 @@ def info_of(module: nn.Module, config: Any, source: str, task: str, arch: str | 
         experts=expert_count(config) if kind == "moe" else 0,
         experts_per_token=number("num_experts_per_tok") if kind == "moe" else 0,
         classes=int(getattr(config, "num_labels", 0)) if classified else 0,
-        max_length=number("max_position_embeddings", "n_positions") if text else 0,
+        max_length=longest_of(config),
         image_size=(0, 0, 0) if text else _image_size(config),
     )
 

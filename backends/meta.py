@@ -31,15 +31,14 @@ def profile_factory(source: str, task: str | None, arch: str | None, workload: W
 def profile_config(folder: Path, source: str, task: str, arch: str | None, workload: Workload) -> LayerTable:
     """Table of a transformers model from its configuration, on the meta device; raises InputError where unknown."""
     config: Any = read_config(folder)
-    if task not in AUTO:
-        raise InputError("task", task, f"{folder} holds a transformers model", f"choose among {', '.join(AUTO)}")
     try:
         with quiet(), torch.device("meta"):
             module = getattr(transformers, AUTO[task]).from_config(config, dtype=torch.float32)
             return profile(wrap(module.eval(), source, task, arch, None), workload)
-    except (ValueError, KeyError) as error:
-        problem = f"no model for {task} is known for it: {str(error).splitlines()[0]}"
-        raise InputError("model", folder, problem, "choose the --task that it was trained for") from None
+    except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        problem = f"no table for {task} can be made of it: {str(error).splitlines()[0]}"
+        remedy = "choose the --task that it was trained for, or load it in a factory of your own"
+        raise InputError("model", folder, problem, remedy) from None
 
 
 def profile_checkpoint(folder: Path, workload: Workload) -> LayerTable:

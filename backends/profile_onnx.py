@@ -27,30 +27,42 @@ from knowledge.roles import assign, completed
 from knowledge.tasks import TASKS, check_told, own_task
 from knowledge.values import InputError, Workload
 
+SIGNS = {"experts": "moe", "lstm": "rnn", "conv": "cnn"}  # kind of layer -> family
 VISION, SEQUENCE = "image-classification", "sequence-classification"
 
 
 def profile_onnx(path: Path, workload: Workload | None = None) -> LayerTable:
     """Read a file's layers without running it; stored bytes of the table are those of the file's tensors.
 
-    Positions are per sample of the workload's shape, where shape inference gets that far. `info.task` is what inputs
-    and outputs tell, empty where they tell nothing. Raises InputError for a file that is missing or no ONNX file.
+    Positions are per sample of the workload's shape, where shape inference and the position embedding get that far.
+    `info.task` is what inputs and outputs tell, empty where they tell nothing. Raises InputError for a file that is
+    missing or no ONNX file.
     """
-    model = graphs.load(Path(path))
-    sample = infer(model, workload or Workload())
+    workload = workload or Workload()
+    layers = _profile(Path(path), workload)
+    info = layers.info
+    if 0 < info.max_length < info.seq_len:  # only now is it known how far the sample may reach
+        layers = _profile(Path(path), workload.model_copy(update={"seq_len": info.max_length}))
+    return layers
+
+
+def _profile(path: Path, workload: Workload) -> LayerTable:
+    model = graphs.load(path)
+    sample = infer(model, workload)
     rows = Reader(model, sample).rows()
     hints = assign([{**row, "path": hint} for row, hint in ((row, row.pop("hint", row["path"])) for row in rows)])
     named = [{**hint, "path": row["path"]} for row, hint in zip(rows, hints, strict=True)]
-    return completed(LayerTable.of(named, _info(model, Path(path), hints, sample)))
+    return completed(LayerTable.of(named, _info(model, path, hints, sample)))
 
 
 def told(layers: LayerTable, path: Path, task: str | None, arch: str | None) -> LayerTable:
-    """The table with the task and the family that were named, where the file does not tell another family itself.
+    """The table with the task and the family that were named; `fidelity` names none.
 
-    Raises InputError for another family, and for a missing task; `fidelity` needs none.
+    Raises InputError where the file holds layers of other families only, and where nothing tells its task.
     """
-    if arch is not None and arch != layers.info.family:
-        if any(row in layers.kind for row in ("conv", "lstm", "experts")) or layers.info.family == "transformer":
+    if arch is not None:
+        signs = {kind: family for kind, family in SIGNS.items() if kind in layers.kind}
+        if arch not in signs.values() and (signs or layers.info.family == "transformer"):
             check_told("arch", arch, layers.info.family, str(path))
         layers = layers.with_info(family=arch)
     own = own_task(task) or layers.info.task or task
@@ -88,6 +100,7 @@ def _info(model: ir.Model, path: Path, rows: list[dict[str, Any]], sample: dict[
         task=task,
         subfamily=subfamilies.get(family, vision),
         classes=last if task.endswith("-classification") else 0,
+        max_length=min((r["outputs"] for r in rows if r["role"] == "position_embedding"), default=0) if tokens else 0,
         seq_len=sample.get("seq_len", 0),
         image_size=sample.get("image_size", (0, 0, 0)),
     )

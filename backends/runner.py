@@ -38,7 +38,7 @@ from knowledge.deploy import deployed
 from knowledge.files import write_bytes
 from knowledge.layers import LayerTable, table_from_json
 from knowledge.techniques.base import Level, Need, Technique
-from knowledge.values import Decision, InputError, Quality, Refusal, Workload
+from knowledge.values import Decision, InputError, Quality, Refusal, RunFailed, Workload
 
 MODEL_FILE = "model.onnx"
 
@@ -205,7 +205,9 @@ class Pipeline:
                 layers = deployed(profile(model, self.workload))
             seconds = time.perf_counter() - started
             decision = Decision(technique=EXPORT)
-            self._write(folder, EXPORT, {}, decision, layers, (started, seconds), memory, self._file_quality(target))
+            self._write(
+                folder, EXPORT, {}, decision, layers, (started, seconds), memory, self._file_quality(target, EXPORT)
+            )
 
     def _graph_stage(self, key: str, before: str, technique: Technique) -> None:
         source = self.store.entry(before)
@@ -217,10 +219,10 @@ class Pipeline:
             target = folder / MODEL_FILE
             decision = self._execute(technique, source / MODEL_FILE, target, self._context(layers))
             seconds = time.perf_counter() - started
+            quality = self._file_quality(target, technique.id)
             after = technique.effect(layers, decision)
             warnings = size_mismatch(technique, after.stored_bytes, weight_bytes(target))
             params = technique.model_dump(mode="json")
-            quality = self._file_quality(target)
             self._write(folder, technique.id, params, decision, after, (started, seconds), memory, quality, warnings)
 
     def _model_stage(self, key: str, before: str, technique: Technique) -> None:
@@ -267,8 +269,13 @@ class Pipeline:
             self._held = (key, load_checkpoint(folder, allow_code=True))  # of a source that was loaded
         return self._held[1]
 
-    def _file_quality(self, path: Path) -> Quality:
-        predict = session_predictor(open_session(path, self.workload.threads))
+    def _file_quality(self, path: Path, technique: str) -> Quality:
+        try:
+            predict = session_predictor(open_session(path, self.workload.threads))
+        except RunFailed as error:
+            raise RunFailed(
+                f"{technique}: {error}; the stages before it are kept: leave it out, or report the plan"
+            ) from error
         return self.task.evaluate(predict, self.source.data.search, self.search_reference)
 
     def _write(

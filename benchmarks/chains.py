@@ -90,13 +90,22 @@ TRAINED = (
     "channels ratio=0.5 + finetune epochs=6",
     "svd ratio=0.3 + finetune",
 )
-TRAINED_ON_TEXT = 8  # the first of these: training takes minutes there, so it begins later
+TRAINED_ON_TEXT = (  # training takes minutes there, so it is less and begins later
+    "layer_drop blocks=1 + finetune",
+    "layer_drop blocks=1 + finetune learning_rate=0.0001",
+    "distill compression=2.0",
+    "svd ratio=0.6 + finetune learning_rate=0.0001",
+    "magnitude ratio=0.7 + finetune",
+    "layer_drop blocks=2 + finetune",
+    "svd ratio=0.6 + finetune",
+    "distill compression=3.0",
+)
 
 
 def chains(layers: LayerTable) -> list[str]:
     """The chains that apply to a model, so ordered that a collection which is cut short has some of every kind."""
     text = bool(layers.info.vocab_size)
-    trained = TRAINED[:TRAINED_ON_TEXT] if text else TRAINED
+    trained = TRAINED_ON_TEXT if text else TRAINED
     last = "int8_static" if layers.info.family == "cnn" else "int8_dynamic"
     lists = (FILES, ONE_SHOT, tuple(joined.from_iterable((t, f"{t} + {last}") for t in trained)))
     placed = []

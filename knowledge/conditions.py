@@ -37,7 +37,7 @@ class Fact:
 
 FAMILIES = ("transformer", "cnn", "rnn", "moe")
 TARGET_CLASSES = ("mobile", "edge", "browser", "server", "on-premises")
-FEATURES = ("fp16", "int8_dot", "2:4", "unstructured")
+FEATURES = ("fp16", "bf16", "int8_dot", "2:4", "unstructured")
 GOALS = ("size", "latency", "throughput", "memory", "quality", "overall")
 TRAINING = ("none", "light", "full")
 DATA_LEVELS = ("none", "calibration", "unlabeled", "labeled")
@@ -98,6 +98,7 @@ VOCABULARY: dict[str, Fact] = {
     "preset": Fact("name", "preset that was asked for"),
     "evidence": Fact("number", "chains that the user's own runs measured on this model"),
     "limits": Fact("flag", "a size, latency, memory or speed-up limit was given"),
+    "latency_limited": Fact("flag", "a longest latency or a least speed-up was given"),
     "fits_already": Fact("flag", "the uncompressed model meets every limit of the request and the target"),
     "wanted_ratio": Fact("number", "uncompressed bytes ÷ the smallest size limit", unit="×"),
     "wanted_speedup": Fact("number", "speed-up that the limits ask for", unit="×"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from knowledge.values import DiskFull
+
+NO_ROOM = "the disk is full; nothing was written there: free some space and run again"
 
 
 @contextmanager
@@ -25,26 +28,59 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; the result gets what any new file would have
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; the result gets what any new file would have
         temporary.replace(path)
     except OSError as error:
         if disk_full(error):
-            raise DiskFull(
-                f"{path}: the disk is full; nothing was written there: free some space and run again"
-            ) from error
+            raise DiskFull(f"{path}: {NO_ROOM}") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: a temporary one beside `path` that takes its place when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    except OSError as error:
+        if disk_full(error):
+            raise DiskFull(f"{path}: {NO_ROOM}") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Replace `target` by a copy of `source` in one step."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
 def disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full; libraries without error numbers say so in words."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return any(words in str(error) for words in ("No space left on device", "database or disk is full"))
+    """Whether an error, or one that it came from, says that the disk is full; some libraries say so only in words."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, DiskFull) or (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)):
+            return True
+        if any(words in str(cause) for words in ("No space left on device", "database or disk is full")):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def write_bytes(path: Path, data: bytes) -> None:

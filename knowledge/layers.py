@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -94,6 +95,7 @@ class ModelInfo:
     seq_len: int = 0  # of the sample that `positions` was taken with
     image_size: tuple[int, int, int] = (0, 0, 0)  # channels, height, width
     typical: bool = False  # no model was given: this one stands for its family
+    note: str = ""  # what is to be said of its files: weights that were left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +152,7 @@ class LayerTable:
 
     # -- what the rows add up to ------------------------------------------------------------------
 
-    @property
+    @cached_property
     def weights(self) -> NDArray[np.int64]:
         """Weight numbers per row, no biases: copies × outputs × inputs/groups × kernel, or rank × (both sides)."""
         fan_in = self.inputs // self.groups * self.kernel
@@ -158,7 +160,7 @@ class LayerTable:
         factors = self.rank * (self.outputs + fan_in)
         return cast("NDArray[np.int64]", self.copies * np.where(self.rank > 0, factors, full))
 
-    @property
+    @cached_property
     def owned(self) -> BoolColumn:
         """Rows that store their own weights (a tied row stores its bias only)."""
         return cast("BoolColumn", self.tied_to == "")
@@ -168,7 +170,7 @@ class LayerTable:
         """Trainable numbers, tied weights once."""
         return int((self.weights * self.owned + self.bias).sum())
 
-    @property
+    @cached_property
     def row_macs(self) -> NDArray[np.float64]:
         """Multiply–accumulates per row and sample. Products of two activations are not counted."""
         return cast("NDArray[np.float64]", self.weights * self.positions)
@@ -178,7 +180,7 @@ class LayerTable:
         """Multiply–accumulates of the weight-bearing layers for one sample."""
         return int(self.row_macs.sum())
 
-    @property
+    @cached_property
     def scales(self) -> NDArray[np.int64]:
         """Scales per row: one per group of weights, per output channel or per tensor."""
         per_channel = self.copies * (self.outputs + self.rank)  # a factored layer has two matrices
@@ -196,7 +198,7 @@ class LayerTable:
             second = count(self.outputs, -(-self.rank // size))
         return self.copies * np.where(self.rank > 0, first + second, whole)
 
-    @property
+    @cached_property
     def row_bytes(self) -> NDArray[np.float64]:
         """Stored bytes per row: weights, scales, zero points, biases. Zeros are stored densely, as in ONNX.
 

@@ -14,9 +14,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from knowledge.faults import Fault, fault_of, place
-from knowledge.parsed import NotYaml, Parsed, parsed
+from knowledge.parsed import parsed
 from knowledge.places import config_folder
 from knowledge.values import InputError
+from knowledge.yaml_values import NotYaml, Parsed
 
 HERE = Path(__file__).parent
 SUFFIXES = (".yaml", ".yml")

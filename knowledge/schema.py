@@ -256,7 +256,7 @@ class Target(Value):
     device: Literal["cpu", "gpu"] = "cpu"
     provider: str = "CPUExecutionProvider"
     threads: Annotated[int, Field(ge=1)] = 1
-    accelerates: dict[Literal["fp16", "int8_dot", "2:4", "unstructured"], Text] = Field(default_factory=dict)
+    accelerates: dict[Literal["fp16", "bf16", "int8_dot", "2:4", "unstructured"], Text] = Field(default_factory=dict)
     operators: dict[Operator, Text] = Field(default_factory=dict)  # of compressed files, with kernels in its runtime
     gflops_fp32: Figure  # multiply and add count as two
     fp16_factor: Figure  # arithmetic rate of fp16 ÷ fp32, end to end in the runtime

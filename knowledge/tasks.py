@@ -65,9 +65,10 @@ def check_task(task: str) -> None:
 
 
 def check_metric(task: str, metric: str) -> None:
-    """Raise InputError for a metric that does not judge a task, with the nearest names; the user's own is let through."""
-    if metric and not is_function(metric) and metric not in METRICS[task]:
-        raise InputError("metric", metric, f"unknown metric for {task}", nearest(metric, METRICS[task], "module:function"))
+    """Raise InputError for a metric that does not judge a task, with the nearest names; the user's own passes."""
+    known = METRICS[task]
+    if metric and not is_function(metric) and metric not in known:
+        raise InputError("metric", metric, f"unknown metric for {task}", nearest(metric, known, "module:function"))
 
 
 def check_told(field: str, told: str | None, own: str, source: str) -> None:

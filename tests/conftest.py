@@ -1,16 +1,59 @@
-"""Tests neither read nor write the user's own configuration and evidence."""
+"""Tests neither read nor write the user's own configuration and evidence; what tests of bad input start from."""
 
+import itertools
 import os
+import shutil
 
 import pytest
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_configuration(tmp_path_factory):
-    previous = os.environ.get("ADVISOR_CONFIG")
-    os.environ["ADVISOR_CONFIG"] = str(tmp_path_factory.mktemp("config"))
-    yield
-    if previous is None:
-        del os.environ["ADVISOR_CONFIG"]
-    else:
-        os.environ["ADVISOR_CONFIG"] = previous
+    """Of fixtures that live longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADVISOR_CONFIG", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fresh_configuration(own_configuration, monkeypatch):
+    """What one test's runs measure moves no other test's estimates."""
+    monkeypatch.setenv("ADVISOR_CONFIG", f"{os.environ['ADVISOR_CONFIG']}/{next(NUMBERS)}")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A small classifier (1.8 MB) as a Hugging Face folder with a tokenizer."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("bert")
+    config = BertConfig(
+        vocab_size=4000, hidden_size=96, num_hidden_layers=1, num_attention_heads=2, intermediate_size=96, num_labels=2
+    )
+    BertForSequenceClassification(config).save_pretrained(path)
+    words = {w: n for n, w in enumerate(["[UNK]", "[PAD]", "good", "bad", "day"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def model(bert, folder):
+    """A private copy of the classifier, to be broken."""
+    shutil.copytree(bert, folder / "model")
+    return folder / "model"

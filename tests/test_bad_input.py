@@ -12,92 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from click.testing import CliRunner
+from typed import GOOD, ROOT, advisor, nothing_written, plan_file, refused, texts
 
-import cli
-
-ROOT = Path(cli.__file__).parent
-PLAN = {
-    "schema": "advisor.plan/1",
-    "model": "zoo:digits-cnn",
-    "task": "image-classification",
-    "target": "server-cpu",
-    "workload": {"batch": 1, "threads": 1},
-    "budget": {"max_drop": {"amount": 3, "unit": "pp"}},
-    "stages": [{"technique": "fp16", "params": {}}],
-}
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty folder to work in."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return work
-
-
-def advisor(*args):
-    return CliRunner().invoke(cli.main, [str(a) for a in args])
-
-
-def refused(shown, code, *words):
-    """One line on stderr with every word, the exit code, nothing on stdout."""
-    assert shown.exit_code == code, shown.output
-    last = shown.stderr.strip().splitlines()[-1]
-    assert last.startswith("advisor: ")
-    assert "Traceback" not in shown.output
-    for word in words:
-        assert word in last, last
-    assert shown.stdout == ""
-    return last
-
-
-def nothing_written(folder, *known):
-    """No file beside those that the test made."""
-    left = {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
-    assert left == set(known)
-
-
-def plan_file(**changes):
-    Path("plan.yaml").write_text(yaml.safe_dump(PLAN | changes))
-    return "plan.yaml"
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    """A small classifier (1.8 MB) as a Hugging Face folder with a tokenizer."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    path = tmp_path_factory.mktemp("bert")
-    config = BertConfig(
-        vocab_size=4000, hidden_size=96, num_hidden_layers=1, num_attention_heads=2, intermediate_size=96, num_labels=2
-    )
-    BertForSequenceClassification(config).save_pretrained(path)
-    words = {w: n for n, w in enumerate(["[UNK]", "[PAD]", "good", "bad", "day"])}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def model(bert, folder):
-    """A private copy of the classifier, to be broken."""
-    shutil.copytree(bert, folder / "model")
-    return folder / "model"
-
-
-def texts(name, rows):
-    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return name
-
-
-GOOD = [{"text": f"{w} day", "label": n % 2} for n, w in enumerate(["good", "bad"] * 20)]
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from advisor.facts import task_kind
 from knowledge.conditions import SUBFAMILIES, VOCABULARY
@@ -33,13 +34,14 @@ class Situation:
     number: int  # where it stands among all rules
 
 
-def situations(knowledge: Knowledge, layers: Sequence[str] = ()) -> list[Situation]:
+def situations(knowledge: Knowledge, layers: Sequence[Path] = ()) -> list[Situation]:
     """Every rule with the ways in which it can fire. `layers`: the folders of knowledge, later ones over earlier."""
     tables = request_tables(knowledge)
     found = []
     for number, rule in enumerate(knowledge.rules.values()):
         place = knowledge.origin.get(f"rules/{rule.id}", "")
-        layer = max((n for n, folder in enumerate(layers) if place.startswith(folder)), default=0)
+        folder = Path(place).parent.parent
+        layer = layers.index(folder) if folder in layers else 0
         terms = tuple(term for term in alternatives(rule.when) if possible(term, tables))
         found.append(Situation(rule, terms, place, layer, number))
     return found

@@ -138,7 +138,7 @@ def facts(knowledge: str | None, as_json: bool) -> None:
 
 
 @knowledge.command()
-@click.option("--cases", metavar="DIR", help="Cases that should exercise every rule. [tests/cases, or DIR/cases]")
+@click.option("--cases", metavar="DIR", help="Cases that should exercise every rule. [ours, or cases/ of --knowledge]")
 @click.option("--notes", is_flag=True, help="Show notes too: worth knowing, no faults.")
 @options.knowledge
 @options.as_json

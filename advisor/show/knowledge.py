@@ -29,21 +29,16 @@ def show_rules(rows: Sequence[Json]) -> None:
 
 def show_claims(rows: Sequence[Json]) -> None:
     """Each figure with what it is of; what estimates leave out is in brackets."""
-    shown = [
-        (
-            row["id"],
-            row["technique"],
-            params_text(row["params"]),
-            row["model"],
-            claim_text(row),
-            row["status"] if row["estimate"] else f"({row['status']})",
-        )
-        for row in rows
-    ]
-    if rows:
-        table(("claim", "technique", "parameters", "model", "figure", "status"), shown, ("figure",), fold="model")
+    for technique, own in itertools.groupby(
+        sorted(rows, key=lambda row: row["technique"]), key=lambda r: r["technique"]
+    ):
+        heading(technique)
+        for row in own:
+            status = row["status"] if row["estimate"] else f"({row['status']})"
+            what = ", ".join(filter(None, (params_text(row["params"]), f"{claim_text(row)} {status}")))
+            paragraph(f"{row['id']}: {what}; {row['model']}; {row['protocol']}", indent=INDENT, hang=INDENT * 3)
     recorded = "those in brackets are for the record only; " if any(not row["estimate"] for row in rows) else ""
-    _ended(rows, "figure", f"{recorded}`advisor explain ID` shows protocol and source")
+    _ended(rows, "figure", f"{recorded}`advisor explain ID` shows the source")
 
 
 def show_targets(rows: Sequence[Json]) -> None:
@@ -92,7 +87,7 @@ def show_check(report: CheckReport, notes: bool) -> None:
     for finding in (*report.findings, *(report.notes if notes else ())):
         _show_finding(finding)
     counted = ", ".join(f"{number} {kind}" for kind, number in report.counts.items())
-    cases = "no cases were read: rules may go unexercised" if report.cases is None else f"{report.cases} cases"
+    cases = "no cases were read: rules may go unexercised" if report.cases is None else _number(report.cases, "case")
     paragraph(f"{_number(len(report.findings), 'finding')} in {counted}; {cases}.")
     if report.notes and not notes:
         paragraph(f"{_number(len(report.notes), 'note')} besides: --notes shows them.")

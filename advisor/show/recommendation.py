@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import click
 
+from advisor.rules import OWN_SOURCE
 from advisor.show.console import heading, pairs, paragraph, table
 from advisor.texts import Json, chain_text, params_text, warning_text
 from advisor.units import bytes_text, count_text, interval_text, ms_text, ratio_text, seconds_text
@@ -79,14 +80,19 @@ def show_reasons(chain: Json) -> None:
 
 
 def show_refused(refused: list[Json]) -> None:
+    """Each reason once, with all the techniques that it refuses."""
     if not refused:
         return
     heading("Refused")
-    widest = max(len(no["technique"]) for no in refused)
+    groups: dict[tuple[str, str, str], list[str]] = {}
     for no in refused:
-        paragraph(with_source(no), first=f"  {no['technique'].ljust(widest)}  ")
-        if no.get("remedy"):
-            paragraph(f"instead: {no['remedy']}", first=" " * (widest + 4))
+        own = no["source"].startswith(OWN_SOURCE)  # each technique names its paper: the list would be of papers
+        reason = (no["text"], OWN_SOURCE if own else no["source"], no.get("remedy") or "")
+        groups.setdefault(reason, []).append(no["technique"])
+    for (text, source, remedy), names in groups.items():
+        paragraph(f"{', '.join(names)}: {text} [{source}]", first="  - ")
+        if remedy:
+            paragraph(f"instead: {remedy}", first="    ")
 
 
 def with_source(said: Json) -> str:

@@ -19,6 +19,7 @@ from knowledge.values import InputError, RunFailed
 
 OK, OVER_BUDGET, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 DISK_FULL = "the disk is full; finished stages are kept: free some space, and the same command goes on from there"
+NO_MEMORY = "out of memory; finished stages are kept: ask for a smaller batch, sequence or model, or free some memory"
 REPORT_HERE = "this is a fault in advisor; set ADVISOR_DEBUG=1 to see where, and report it with the command"
 
 
@@ -49,12 +50,24 @@ class Shell(click.Group):
             code = _say(FAILED, str(error))
         except Exception as error:
             if disk_full(error):
-                sys.exit(_say(FAILED, f"{DISK_FULL} ({' '.join(str(error).split())})"))
+                sys.exit(_say(FAILED, f"{DISK_FULL} ({_first_line(error)})"))
+            if out_of_memory(error):
+                sys.exit(_say(FAILED, f"{NO_MEMORY} ({_first_line(error)})"))
             if os.environ.get("ADVISOR_DEBUG"):
                 traceback.print_exc()
             code = _say(FAILED, f"{type(error).__name__}: {error} ({REPORT_HERE})")
         gc.freeze()  # the process ends: searching all of it for garbage once more would be a tenth of a short command
         sys.exit(code or OK)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch and ONNX Runtime say so in words."""
+    words = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _say(code: int, message: str) -> int:

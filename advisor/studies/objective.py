@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from advisor.studies.space import Step, chain_id, suggest
+from knowledge.files import disk_full
 from knowledge.techniques.base import Need
 from knowledge.techniques.catalog import build
-from knowledge.values import Budget, DiskFull, InputError, Latency, Ratio, RunFailed, Stage
+from knowledge.values import Budget, InputError, Latency, Ratio, RunFailed, Stage
 
 if TYPE_CHECKING:
     from backends.records import StageRecord
@@ -50,9 +51,9 @@ class Objective:
         requested, executed = self.pipeline.requested, self.pipeline.executed
         try:
             measured = self._known(trial, stages) or self._measure(stages)
-        except DiskFull:
-            raise
         except (RunFailed, InputError) as error:  # diverged, parts from torch in export, cannot be built
+            if disk_full(error):
+                raise
             trial.set_user_attr("failed", str(error))
             raise TrialFailed(str(error)) from error
         trial.set_user_attr("stages_requested", self.pipeline.requested - requested)

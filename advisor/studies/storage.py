@@ -12,8 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from advisor.studies.objective import OBJECTIVES
 from advisor.studies.space import Step, chain_id, starting_point
+from knowledge.files import disk_full
 from knowledge.layers import LayerTable
-from knowledge.values import InputError, Plan
+from knowledge.values import DiskFull, InputError, Plan
 
 SQLITE_TIMEOUT_SECONDS = 60
 HEARTBEAT_SECONDS = 20
@@ -33,7 +34,7 @@ class Assignment:
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Any Optuna storage; SQLite waits for other writers. Raises InputError."""
+    """Any Optuna storage; SQLite waits for other writers. Raises InputError, DiskFull."""
     try:
         if not url.startswith("sqlite"):
             return optuna.storages.get_storage(url)
@@ -46,7 +47,9 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=3 * HEARTBEAT_SECONDS,
             )
-    except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
+    except (SQLAlchemyError, ImportError, ValueError, OSError, optuna.exceptions.StorageInternalError) as error:
+        if disk_full(error):
+            raise DiskFull(f"{url}: the disk is full; no trial can be kept: free some space and run again") from error
         problem = f"cannot be opened ({' '.join(str(error).split())[:200]})"
         raise InputError("storage", url, problem, "give an Optuna URL such as sqlite:///study.db") from error
 

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from advisor.execute import Progress, RunResult, open_pipeline, run_plan, silent
+from advisor.folders import check_study_folder, make_folder, study_question
 from advisor.plans import save_plan
 from advisor.recording import record_trials
 from advisor.studies.front import best_trial, nearest_miss, pareto_front, trial_rows
 from advisor.studies.objective import stages_of
 from advisor.studies.space import Step
-from advisor.studies.storage import Assignment, create_study
+from advisor.studies.storage import Assignment, create_study, open_storage
 from advisor.studies.trials import optimize, optimize_in_processes
-from knowledge.files import write_text
+from knowledge.files import copy_file, write_text
 from knowledge.layers import LayerTable
-from knowledge.values import Estimate, Plan, Stage
+from knowledge.values import Estimate, InputError, Plan, RunFailed, Stage
 
 if TYPE_CHECKING:
     from backends.runner import Pipeline
@@ -61,12 +62,17 @@ def search_chains(
     """Search `chains` and their parameters under the plan's budget; run and verify the best one into `out/best`.
 
     The study is kept in `storage` (SQLite in `out` by default): the same call again goes on where it stopped. Raises
-    InputError on anything wrong with model, data or storage; KeyboardInterrupt leaves the study intact.
+    InputError on anything wrong with model, data, storage or folder; KeyboardInterrupt leaves the study intact.
     """
-    pipeline = open_pipeline(plan)  # a bad model or bad data leave no folder behind
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    progress(f"baseline: {pipeline.baseline.file_bytes / 1e6:.2f} MB")
+    check_study_folder(out, plan)
+    if storage:
+        open_storage(storage)
+    pipeline = open_pipeline(plan)
+    if pipeline.source.info.note:
+        progress(f"warning: {pipeline.source.info.note}")
+    progress(f"baseline: {pipeline.baseline.file_bytes / 1e6:.2f} MB")  # a bad model, data or metric leave no folder
+    made = make_folder(out)
     assignment = Assignment(
         plan=plan,
         chains=tuple(tuple(chain) for chain in chains if chain),
@@ -75,7 +81,12 @@ def search_chains(
         trials=trials,
         deadline=time.time() + time_budget_seconds if time_budget_seconds else None,
     )
-    study = create_study(assignment, pipeline.original_layers)
+    try:
+        study = create_study(assignment, pipeline.original_layers)
+    except (InputError, RunFailed):
+        if made:
+            shutil.rmtree(out)
+        raise
     started = time.perf_counter()
     if workers > 1:
         optimize_in_processes(assignment, workers, study, progress)
@@ -92,11 +103,10 @@ def study_name(plan: Plan, chains: Sequence[Sequence[Step]], pipeline: Pipeline)
     """One name per question: another model, data, budget, workload, search space or code version is another study."""
     from backends.store import digest
 
-    question = plan.model_dump(mode="json", exclude={"stages", "estimate", "reasons"})
     data = pipeline.source.data
     splits = [s.fingerprint() for s in (data.train, data.calibration, data.search, data.verification)]
     tried = [[(s.technique, s.params, s.ranges) for s in chain] for chain in chains]
-    return f"{plan.model}-{digest(pipeline.root_key, question, splits, tried)[:12]}"
+    return f"{plan.model}-{digest(pipeline.root_key, study_question(plan), splits, tried)[:12]}"
 
 
 def _pareto(study: optuna.Study, plan: Plan, pipeline: Pipeline, seconds: float) -> dict[str, Any]:
@@ -106,6 +116,7 @@ def _pareto(study: optuna.Study, plan: Plan, pipeline: Pipeline, seconds: float)
         "schema": PARETO_SCHEMA,
         "goal": plan.goal,
         "study": study.study_name,
+        "question": study_question(plan),
         "seconds": seconds,
         "baseline": {"size_bytes": pipeline.baseline.file_bytes, "quality": pipeline.baseline.quality.value},
         "trials": trial_rows(trials),
@@ -138,12 +149,13 @@ def _finish(
     """Write the baseline, run the best plan, write the report."""
     from advisor.report import write_study_report
 
-    (out / "baseline").mkdir(exist_ok=True)
-    shutil.copyfile(pipeline.file(pipeline.baseline), out / "baseline" / "model.onnx")
+    copy_file(pipeline.file(pipeline.baseline), out / "baseline" / "model.onnx")
     run = None
     if best is not None:
         save_plan(best, out / "best-plan.yaml")
-        run = run_plan(best, out / "best", pipeline=pipeline, recommendation=recommendation, progress=progress)
+        run = run_plan(
+            best, out / "best", pipeline=pipeline, recommendation=recommendation, over=True, progress=progress
+        )
     else:
         near = nearest_miss(study.get_trials(deepcopy=False))
         pareto["nearest"] = None if near is None else near.number

@@ -15,6 +15,7 @@ from advisor.studies.front import best_trial
 from advisor.studies.objective import Objective, TrialFailed, stages_of
 from advisor.studies.space import chain_id
 from advisor.studies.storage import Assignment, open_study
+from knowledge.files import disk_full
 from knowledge.values import RunFailed
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _work(assignment: Assignment, number: int, workers: int, troubles: Queue[str
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # told to the process that started this one, which ends with it
-        troubles.put(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        what = "the disk is full" if disk_full(error) else type(error).__name__
+        troubles.put(f"{what}: {' '.join(str(error).split())}")
         raise SystemExit(1) from None
 
 

@@ -18,14 +18,15 @@ FATAL_ONLY = 4
 
 
 def open_session(
-    path: Path, threads: int, *, cuda: bool = False, optimized_path: Path | None = None
+    path: Path, threads: int, *, cuda: bool = False, optimized_path: Path | None = None, given: bool = False
 ) -> ort.InferenceSession:
     """Load an ONNX file with threads that sleep while they wait, so that two sessions do not slow each other down.
 
     `cuda` asks for the GPU where this machine has one. `optimized_path` keeps the graph as the runtime optimized it.
-    Raises InputError where the file is missing, broken or uses operators that the runtime does not have.
+    Where the file is broken or uses operators that the runtime does not have, raises RunFailed; InputError for one that
+    the user has `given`.
     """
-    if not Path(path).is_file():
+    if given and not Path(path).is_file():
         raise InputError("model", path, "no such file", "give the path of an .onnx file")
     options = session_options(threads)
     if optimized_path is not None:
@@ -34,7 +35,9 @@ def open_session(
         return ort.InferenceSession(str(path), options, providers=providers(cuda))
     except Exception as error:  # the runtime's exception classes share no public base
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError("model", path, f"ONNX Runtime cannot load it ({reason})", "export it again") from error
+        if given:
+            raise InputError("model", path, f"ONNX Runtime cannot load it ({reason})", "export it again") from error
+        raise RunFailed(f"{path}: a file of our own making that ONNX Runtime cannot load ({reason})") from error
 
 
 def session_options(threads: int) -> ort.SessionOptions:

@@ -39,7 +39,7 @@ def described(path: Path, task: str | None, arch: str | None = None) -> OnnxMode
         check_arch(arch)
     if task is not None:
         check_task(task)
-    session = open_session(path, 1)
+    session = open_session(path, 1, given=True)
     inputs = []
     for item in session.get_inputs():
         if item.type not in TYPES:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from knowledge.layers import LayerTable, ModelInfo
-from knowledge.techniques.base import Epochs, LearningRate, Need, Range
+from knowledge.techniques.base import Epochs, LearningRate, Need, Phase, Range
 from knowledge.techniques.reshape import Reshaping
 from knowledge.values import Decision, Refusal, StudentShape
 
@@ -32,6 +32,7 @@ class ArchitectureSearch(Reshaping):
     """
 
     id: ClassVar[str] = "architecture_search"
+    phase: ClassVar[Phase] = Phase.DISTILL  # a new model, trained: it stands where a student would, not after one
     needs: ClassVar[frozenset[Need]] = frozenset({Need.UNLABELED, Need.TRAINING})
     paper: ClassVar[str] = "arXiv:1905.11946"
     dial: ClassVar[str] = "latency_share"

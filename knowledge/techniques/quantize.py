@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -12,6 +12,8 @@ from knowledge.layers import BoolColumn, LayerTable
 from knowledge.techniques.base import Choices, Epochs, Family, Level, Need, Phase, Range, Technique
 from knowledge.values import Decision, Refusal
 
+STATIC_NODE_BYTES = {"linear": 430, "conv": 900}  # quantize and dequantize steps of inputs, weights and outputs
+
 
 class Quantization(Technique):
     """Base of the techniques that change how a layer's numbers are stored."""
@@ -19,6 +21,9 @@ class Quantization(Technique):
     family: ClassVar[Family] = Family.QUANTIZE
     level: ClassVar[Level] = Level.GRAPH
     phase: ClassVar[Phase] = Phase.QUANTIZE
+    # bytes of the graph around one quantized layer, by kind, beside those of the float layer; measured on the embedded
+    # models: python -m benchmarks.calibration
+    node_bytes: ClassVar[Mapping[str, int]] = {}
 
     def formatted(self, layers: LayerTable) -> LayerTable:
         """The table in the format that this technique aims at, where no decision is known."""
@@ -91,6 +96,7 @@ class Int8Dynamic(Int8):
     """
 
     id: ClassVar[str] = "int8_dynamic"
+    node_bytes: ClassVar[Mapping[str, int]] = {"linear": 60, "lstm": 100}
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
     paper: ClassVar[str] = "arXiv:1712.05877"
     architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe", "rnn"})
@@ -116,6 +122,7 @@ class Int8Static(Int8):
     """
 
     id: ClassVar[str] = "int8_static"
+    node_bytes: ClassVar[Mapping[str, int]] = STATIC_NODE_BYTES
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
     paper: ClassVar[str] = "arXiv:1806.08342"
 
@@ -136,6 +143,7 @@ class Qat(Int8):
     """
 
     id: ClassVar[str] = "qat"
+    node_bytes: ClassVar[Mapping[str, int]] = STATIC_NODE_BYTES
     level: ClassVar[Level] = Level.MODEL
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION, Need.UNLABELED, Need.TRAINING})
     paper: ClassVar[str] = "arXiv:1712.05877"

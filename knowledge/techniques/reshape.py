@@ -73,6 +73,8 @@ def narrowed(layers: LayerTable, ratio: float, round_to: int) -> LayerTable:
         return kept_width(width, ratio, round_to)
 
     convs = layers.kind == "conv"
+    if not convs.any():
+        return layers
     norms = layers.kind == "norm"
     stem = convs & (layers.role == "stem")
     depthwise = convs & (layers.groups > 1) & (layers.groups == layers.inputs)

@@ -11,12 +11,13 @@ import pytest
 
 from advisor import execute
 from advisor.execute import _keep_stage, _ship, begin, clear_results, run_plan
+from advisor.folders import check_run_folder
 from advisor.plans import load_plan
 from backends.records import EXPORT
 from backends.runner import Pipeline
 from backends.store import Store
 from knowledge.techniques.catalog import build
-from knowledge.values import Budget, DiskFull, Drop, Plan, RunFailed, Stage, Workload
+from knowledge.values import Budget, DiskFull, Drop, InputError, Plan, RunFailed, Stage, Workload
 
 PLAN = Plan(
     model="zoo:digits-cnn",
@@ -87,6 +88,22 @@ def test_a_large_file_of_a_stage_is_linked_and_cannot_be_written(tmp_path, monke
     _keep_stage(stored, kept)  # again, over what is read-only
 
 
+def test_a_stage_is_kept_whole_or_not_at_all(tmp_path, monkeypatch):
+    stored, kept = tmp_path / "store", tmp_path / "stages" / "01-x"
+    stored.mkdir()
+    for name in ("model.safetensors", "record.json"):
+        (stored / name).write_bytes(b"weights")
+
+    def full(source, target):
+        Path(target).write_bytes(b"wei")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(execute.shutil, "copyfile", full)
+    with pytest.raises(DiskFull, match="01-x: the disk is full"):
+        _keep_stage(stored, kept)
+    assert not list((tmp_path / "stages").iterdir())
+
+
 # -- a folder that was used before -------------------------------------------------------------------------------------
 
 OF_A_RUN = (
@@ -114,17 +131,34 @@ def test_the_same_plan_takes_up_its_folder(used):
     assert all((used / name).exists() for name in OF_A_RUN)
 
 
+def test_what_is_expected_of_a_plan_and_why_is_no_other_plan(used):
+    begin(PLAN.model_copy(update={"reasons": ("evidence since then",)}), used)
+    assert all((used / name).exists() for name in OF_A_RUN)
+
+
 def test_another_plan_clears_what_the_first_left(used):
     begin(OTHER, used)
     assert sorted(p.name for p in used.iterdir()) == ["notes.txt", "plan.yaml"]
     assert load_plan(used / "plan.yaml") == OTHER
 
 
-def test_a_folder_without_a_plan_is_the_users(tmp_path):
+def test_the_finished_run_of_another_plan_is_not_replaced(pipeline, used):
+    with pytest.raises(InputError, match=r"holds the finished run of another plan, .*: magnitude → fp16; name another"):
+        run_plan(OTHER, used, pipeline=pipeline)
+    assert all((used / name).exists() for name in OF_A_RUN)
+
+
+def test_an_unfinished_run_may_become_that_of_another_plan(used):
+    (used / "run.json").unlink()
+    check_run_folder(used, OTHER)
+
+
+def test_a_folder_without_a_plan_is_the_users(pipeline, tmp_path):
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "thesis.txt").write_text("mine")
-    begin(PLAN, tmp_path)
-    assert (tmp_path / "stages" / "thesis.txt").exists()
+    with pytest.raises(InputError, match="is no run folder: it holds stages"):
+        run_plan(PLAN, tmp_path, pipeline=pipeline)
+    assert [p.name for p in tmp_path.rglob("*")] == ["stages", "thesis.txt"]
 
 
 def test_a_failing_run_of_another_plan_leaves_no_results_of_the_first(pipeline, used, monkeypatch):
@@ -133,7 +167,7 @@ def test_a_failing_run_of_another_plan_leaves_no_results_of_the_first(pipeline, 
 
     monkeypatch.setattr(execute, "measure", fail)
     with pytest.raises(RunFailed):
-        run_plan(OTHER, used, pipeline=pipeline)
+        run_plan(OTHER, used, pipeline=pipeline, over=True)
     assert load_plan(used / "plan.yaml") == OTHER
     assert [p.name for p in (used / "stages").iterdir()] == ["01-fp16"]
     assert not any((used / name).exists() for name in OF_A_RUN)

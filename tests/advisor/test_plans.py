@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import knowledge.load
+import knowledge.reading
 from advisor.plans import load_plan, read_plan, save_plan
 from knowledge.sources import is_factory
 from knowledge.values import Budget, Drop, InputError, Plan, Stage, Workload
@@ -113,7 +113,7 @@ def test_which_models_are_code(source, code):
 
 def test_a_target_of_the_users_own_knowledge_is_known(tmp_path):
     (tmp_path / "mine" / "targets").mkdir(parents=True)
-    ours = Path(knowledge.load.HERE, "targets", "server-cpu.yaml").read_text()
+    ours = Path(knowledge.reading.HERE, "targets", "server-cpu.yaml").read_text()
     (tmp_path / "mine" / "targets" / "rack.yaml").write_text(ours.replace("id: server-cpu", "id: rack"))
     path = written(tmp_path, raw_plan(target="rack"))
     with pytest.raises(InputError, match="unknown target"):

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.predict import Predictor, Roofline, estimate
+from advisor.predict import Predictor, estimate
 from advisor.profile import profile_source
+from advisor.roofline import Roofline
 from knowledge.conditions import FAMILIES
 from knowledge.deploy import deployed
 from knowledge.load import load_knowledge
@@ -91,7 +92,8 @@ def test_int8_on_minilm_gains_what_was_measured():
 
 
 def test_fp16_gains_only_where_the_target_has_it():
-    assert estimate(BERT, [stage("fp16")], SERVER, WORK, KNOWN).speedup.mid == pytest.approx(1.0, abs=0.01)
+    # measured 0.96 on MiniLM: the file casts around what the runtime computes in 32 bits
+    assert 0.9 < estimate(BERT, [stage("fp16")], SERVER, WORK, KNOWN).speedup.mid <= 1.0
     assert estimate(BERT, [stage("fp16")], KNOWN.target("server-gpu"), WORK, KNOWN).speedup.mid > 2
 
 

@@ -1,9 +1,11 @@
 import optuna
 import pytest
+from sqlalchemy import event
 
 from advisor.studies.front import best_trial, feasible, nearest_miss, pareto_front, trial_rows
 from advisor.studies.space import Step, chain_id, searched, starting_point, suggest
 from advisor.studies.storage import open_storage
+from knowledge.files import disk_full
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.techniques.catalog import CATALOG, build
 from knowledge.values import InputError
@@ -126,3 +128,14 @@ def test_a_storage_that_cannot_be_opened_is_refused():
         open_storage("sqlite:////no/such/folder/study.db")
     with pytest.raises(InputError, match="storage"):
         open_storage("nonsense://x")
+
+
+def test_a_database_that_cannot_grow_is_a_full_disk(tmp_path):
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(storage=storage)
+    engine = storage.engine if hasattr(storage, "engine") else storage._backend.engine
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 1"))
+    with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
+        study.enqueue_trial({"x": 1}, user_attrs={"text": "x" * 100_000})
+    assert "full" not in str(caught.value)  # only the error behind it says so
+    assert disk_full(caught.value)

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from knowledge import parsed as module
-from knowledge.parsed import NotYaml, parsed
+from knowledge.parsed import parsed
+from knowledge.yaml_values import NotYaml, parse
 
 TEXT = b"# about\nrules:\n- id: a\n  text: '\xc3\xa9'\n\n- {id: b}\nshared: [1, 2.5, null]\n"
 VALUE = {"rules": [{"id": "a", "text": "é"}, {"id": "b"}], "shared": [1, 2.5, None]}
@@ -32,7 +36,7 @@ def same_twice(data=TEXT):
 def test_values_and_lines_are_the_same_from_the_file_and_from_the_cache(cache, monkeypatch):
     assert (same_twice().value, same_twice().lines) == (VALUE, LINES)
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(module, "_parse", lambda data: pytest.fail("was parsed again"))
+    monkeypatch.setattr(module, "parse", lambda data: pytest.fail("was parsed again"))
     assert parsed(TEXT).value == VALUE
 
 
@@ -116,6 +120,10 @@ def test_processes_that_read_at_once_agree(cache):
         (b"a: 1\nb: 2\na: 3", 3, "is given twice"),
         (b"a: 1\nb: " + 90 * b"[", 2, "is nested too deeply"),
         (b"a: \x00", 1, "is not YAML"),
+        (b"a: 1\n---\nb: 2", 2, "a second document begins"),
+        (b"a: &x 1\nb: {c: *x, c: 2}", 2, "is given twice"),
+        (b"a: &x 1\nb: " + 90 * b"[" + 90 * b"]", 2, "is nested too deeply"),
+        (b"a: *x", 1, "undefined alias"),
         (b"a: !!python/object/apply:os.system ['true']", 1, "could not determine a constructor"),
     ],
 )
@@ -124,3 +132,42 @@ def test_what_is_no_yaml_says_where(data, line, problem, cache):
         parsed(data)
     assert error.value.line == line
     assert not cache.exists()
+
+
+def test_every_kind_of_value_is_what_the_library_reads():
+    text = b"""
+a: [1, 1.5, 1e3, 1.0e+3, .nan, true, no, null, ~, '', "1", 0x1f, 2024-01-31, 1_000, '=']
+b: {x: y, "q": [], z: {}}
+c: |
+  two
+  lines
+d: >-
+  folded
+  text
+e: !!str 5
+f: !!float 5
+g:
+- - nested
+? h
+: plain
+"""
+    assert repr(parse(text)[0].value) == repr(yaml.load(text, Loader=yaml.CSafeLoader))
+    merged = b"base: &b {x: 1, y: 2}\nmine: {<<: *b, y: 3}\n1: one\n"
+    assert parse(merged)[0].value == yaml.load(merged, Loader=yaml.CSafeLoader)
+    for path in (Path(module.__file__).parent).glob("*/*.yaml"):
+        assert parse(path.read_bytes())[0].value == yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(texts, values, max_size=4), st.booleans(), st.sampled_from([None, True, False]))
+def test_values_are_those_that_the_library_reads(value, wide, flow):
+    text = yaml.dump(value, Dumper=yaml.CSafeDumper, allow_unicode=wide, default_flow_style=flow)
+    assert repr(parse(text.encode())[0].value) == repr(yaml.load(text, Loader=yaml.CSafeLoader))

@@ -91,7 +91,7 @@ def test_a_broken_file_is_bad_input(cluttered, damage):
         cluttered.unlink()
     else:
         cluttered.write_bytes({"truncated": data[: len(data) // 2], "text": b"not a model", "empty": b""}[damage])
-    for read in (weight_bytes, strip, lambda path: open_session(path, 1)):
+    for read in (weight_bytes, strip, lambda path: open_session(path, 1, given=True)):
         with pytest.raises(InputError) as caught:
             read(cluttered)
         assert caught.value.field == "model"
