@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.report import read_run
-from advisor.report.measured import quality_drop
+from advisor.report.measured import quality_change, quality_drop
 from advisor.texts import chain_text
 from knowledge.values import InputError, Value
 
@@ -31,6 +31,7 @@ class ComparedRun(Value):
     metric: str
     quality: float
     quality_drop: float
+    quality_change: str  # of the score itself: a perplexity's fall is a gain
     quality_unit: str
     efficiency: float
     within_budget: bool
@@ -71,6 +72,7 @@ def _row(folder: Path, run: dict[str, Any]) -> ComparedRun:
         metric=after["quality"]["metric"],
         quality=after["quality"]["value"],
         quality_drop=quality_drop(verification),
+        quality_change=quality_change(verification["baseline"]["quality"], after["quality"]),
         quality_unit=after["quality"]["unit"],
         efficiency=verification["efficiency"],
         within_budget=verification["verdict"]["within_budget"],

@@ -23,6 +23,13 @@ DOCTOR_SCHEMA = "advisor.doctor/1"
 DISTRIBUTION = "compression-advisor"
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 LOW_DISK_BYTES = 2 * 10**9
+# extra -> what it is for
+USES = {
+    "images": "folders of images as data",
+    "datasets": "data sets by name",
+    "minilm": "zoo:minilm",
+    "lm-eval": "the lm-eval harness",
+}
 # cpuinfo flag -> what it is good for
 CPU_FLAGS = {
     "avx2": "wide float arithmetic",
@@ -64,7 +71,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def diagnose_machine() -> Diagnosis:
     """Look at Python, libraries, processor, accelerator, disk and cache. Writes one probe file into the cache."""
-    checks = (_python(), *_libraries(), _processor(), _accelerator(), *_cache())
+    checks = (_python(), *_libraries(), *_extras(), _processor(), _accelerator(), *_cache())
     return Diagnosis(checks=checks, techniques=tuple(readiness()))
 
 
@@ -97,6 +104,33 @@ def _libraries() -> Iterator[Check]:
             yield Check(name=requirement.name, status="note", text=f"{version}; {pin} is the version that was tested")
         else:
             yield Check(name=requirement.name, status="ok", text=version)
+
+
+def _extras() -> Iterator[Check]:
+    """Each library that only some uses need: which of them are there, and what they would bring."""
+    for extra, requirement in optional():
+        try:
+            yield Check(name=requirement.name, status="ok", text=f"{metadata.version(requirement.name)}, for {extra}")
+        except metadata.PackageNotFoundError:
+            remedy = f"pip install '{DISTRIBUTION}[{extra}]'"
+            text = f"not installed: {USES.get(extra, extra)} cannot be used"
+            yield Check(name=requirement.name, status="note", text=text, remedy=remedy)
+
+
+def optional() -> list[tuple[str, Requirement]]:
+    """(extra, what it needs) of the installed distribution, tests aside."""
+    try:
+        described = metadata.metadata(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return []
+    extras = [name for name in described.get_all("Provides-Extra") or () if name != "test"]
+    needs = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
+    return [
+        (extra, need)
+        for extra in extras
+        for need in needs
+        if need.marker is not None and need.marker.evaluate({"extra": extra}) and not need.marker.evaluate({"extra": ""})
+    ]
 
 
 def requirements() -> list[Requirement]:

@@ -28,9 +28,9 @@ from knowledge.techniques.catalog import CATALOG
 
 START, EXPORT = "START", "EXPORT"
 MAX_STAGES = 4  # lossless ones not counted: distill, one cut, its recovery, quantize
-MAX_OUTLOOKS = 120  # chains that are estimated at their usual settings, the most promising first,
+MAX_OUTLOOKS = 100  # chains that are estimated at their usual settings, the most promising first,
 MORE_OUTLOOKS = 60  # and where those were not all, the ones that compress most
-REFINED = 8  # of the best chains get gentler and stronger settings tried
+REFINED = 6  # of the best chains get gentler and stronger settings tried
 
 Costs = tuple[float, float, float, int, float]
 Score = Callable[[Outlook, int], float]
@@ -112,6 +112,7 @@ def _with_followers(graph: nx.DiGraph, verdicts: Verdicts, name: str) -> str:
 class Hope:
     """Which losses are worth going on with: a chain only ever loses more."""
 
+    allowed: float  # the loss that may be spent
     most: float  # loss beyond which a chain is not looked at, once another one fits
     ever: float  # nor if none does
     shortfall: Callable[[Outlook], float]  # how far a chain is from meeting every limit; 0: it does
@@ -159,6 +160,7 @@ class Exploration:
         self.candidates = [Candidate((), predictor.baseline)] if graph.has_edge(START, EXPORT) else []
         self.known: dict[tuple[Technique, ...], State | None] = {}  # None: not worth going on
         self.costs: dict[str, list[Costs]] = {}  # of the chains that reached a node
+        self.usual: dict[str, tuple[Technique, ...]] = {}  # settings to explore with
 
     def explore(self, score: Score, outlooks: int) -> bool:
         """Estimate up to so many chains more; whether that was all there are."""
@@ -218,9 +220,17 @@ class Exploration:
         return None if state is None else Candidate(chain, state.outlook)
 
     def _usual(self, name: str) -> tuple[Technique, ...]:
-        """The middle one of a technique's settings."""
-        planned = self.verdicts.settings[name]
-        return planned[len(planned) // 2 : len(planned) // 2 + 1]
+        """The middle one of a technique's settings; the gentlest where that alone would cost more than there is."""
+        if name not in self.usual:
+            planned = sorted(self.verdicts.settings[name], key=lambda t: t.strength())
+            middle = planned[len(planned) // 2]
+            trained = Need.TRAINING in middle.needs or bool(self.verdicts.required_after(name))
+            spent = (
+                0.0 if middle.lossless or middle.phase is None else self.predictor.quality.stage(middle, trained).loss
+            )
+            gentle = self.hope is not None and spent > self.hope.allowed
+            self.usual[name] = (planned[0] if gentle else middle,)
+        return self.usual[name]
 
     def _worth(self, score: Score) -> dict[Technique, float]:
         """What each technique adds to the uncompressed model, with what must follow it."""

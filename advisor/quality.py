@@ -25,7 +25,7 @@ OTHER_STAGE = 0.3  # what is left of a chain's likeness for each stage that the 
 SUREST = 0.5  # of the usual distance from the prediction, however much was measured on this model
 PAPERS = 2.0  # how many measurements a paper's figure is worth
 ASSUMED = 0.3  # and what is assumed without any figure
-MOSTLY = 0.9  # a share that hides the rest
+MOSTLY = 0.75  # a share that hides the rest
 
 
 @dataclass(frozen=True)

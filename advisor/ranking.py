@@ -90,7 +90,7 @@ class Ranking:
         """Losses that chains may have and still matter: to this budget, or to one that is `more` by its unit."""
         allowed = self.request.max_drop
         step = max(more[self.request.max_drop_unit or "pp"])
-        return Hope(allowed + step, FAR * (allowed + step), lambda outlook: shortfall(self._misses(outlook)))
+        return Hope(allowed, allowed + step, FAR * (allowed + step), lambda outlook: shortfall(self._misses(outlook)))
 
     def order(self, candidates: Sequence[Candidate]) -> list[Ranked]:
         """One candidate per sequence of techniques, best first; those that fit before those that may.

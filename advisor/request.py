@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from advisor.units import bytes_text, parse_bytes, parse_count, parse_drop, pars
 from advisor.workloads import check_length
 from knowledge.conditions import DATA_LEVELS, FAMILIES, GOALS, TEACHERS, TRAINING
 from knowledge.layers import Family, ModelInfo
+from knowledge.names import nearest
 from knowledge.schema import Target
 from knowledge.tasks import TASKS, check_metric, check_task
 from knowledge.values import Budget, Drop, InputError, Value, Workload
@@ -24,6 +24,7 @@ TASK_OF_FAMILY: dict[Family, str] = {
     "rnn": "sequence-classification",
     "moe": "causal-lm",
 }
+SEEDS = 2**32  # how many there are
 DEFAULT_DROP = 3.0
 DEFAULT_SEQ_LEN = 128
 
@@ -55,7 +56,7 @@ class Request(Value):
     params: Annotated[int, Field(gt=0)] | None = None  # trainable numbers of the typical model
     top: Annotated[int, Field(ge=1)] = 5
     knowledge: str = ""  # the user's own folder of rules, claims and targets
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
     arch_named: bool = Field(False, exclude=True)  # whether `arch` was asked for; filled by `settled`
     drop_unit_named: bool = Field(False, exclude=True)  # whether the drop came with a unit; filled by `settled`
     assumed: tuple[str, ...] = ()  # every default that mattered, in words; filled by `settled`
@@ -164,6 +165,10 @@ class Request(Value):
         return tuple(said)
 
 
+_FILLED = ("arch_named", "drop_unit_named", "assumed", "max_drop_unit")  # not to be given
+OPTIONS = tuple(n.removesuffix("_bytes").removesuffix("_ms") for n in Request.model_fields if n not in _FILLED)
+
+
 def _parsed(name: str, value: Any) -> dict[str, Any]:
     """One option as request fields."""
     label = name.replace("_", "-")
@@ -195,27 +200,30 @@ def _parsed(name: str, value: Any) -> dict[str, Any]:
         return {name: _image_size(label, value)}
     if name in ("batch", "seq_len", "threads", "top"):
         return {name: _whole(label, value)}
-    if name in Request.model_fields and name not in ("arch_named", "drop_unit_named", "assumed"):
+    if name == "seed":
+        return {name: _whole(label, value, 0, SEEDS - 1)}
+    if name in Request.model_fields and name not in _FILLED:
         return {name: dict(value) if isinstance(value, Mapping) else value}
-    near = difflib.get_close_matches(name, Request.model_fields, n=1)
-    raise InputError(label, value, "unknown option", f"did you mean {near[0]}?" if near else "")
+    raise InputError(label, value, "unknown option", nearest(name, OPTIONS))
 
 
 def _choice(label: str, value: Any, allowed: Sequence[str]) -> str:
     if value in allowed:
         return str(value)
-    near = difflib.get_close_matches(str(value), allowed, n=2, cutoff=0.5)
-    remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(allowed)}"
-    raise InputError(label, value, "unknown name", remedy)
+    raise InputError(label, value, "unknown name", nearest(str(value), allowed))
 
 
-def _whole(label: str, value: Any) -> int:
+def _whole(label: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """A whole number from `least` to `most`."""
+    remedy = f"give a whole number from {least}{f' to {most}' if most else ' on'}"
     try:
-        number = int(value)
-    except (TypeError, ValueError):
-        raise InputError(label, value, "is not a whole number") from None
-    if number < 1:
-        raise InputError(label, value, "is below 1")
+        number = int(str(value))
+    except ValueError:
+        raise InputError(label, value, "is not a whole number", remedy) from None
+    if number < least:
+        raise InputError(label, value, f"is below {least}", remedy)
+    if most is not None and number > most:
+        raise InputError(label, value, f"is above {most}", remedy)
     return number
 
 

@@ -123,16 +123,25 @@ def ratio_text(ratio: float) -> str:
     return f"{significant(ratio)}×"
 
 
-def drop_text(drop: float, unit: str) -> str:
-    """A loss of quality; a gain carries a plus.
+def change_text(before: float, after: float, drop: float, unit: str) -> str:
+    """How a score changed, by its own sign: a perplexity that falls, falls, though that is a gain.
 
-    >>> drop_text(0.83, "pp"), drop_text(-0.2, "%"), drop_text(0.0, "pp")
-    ('−0.83 pp', '+0.20 %', '0.00 pp')
+    >>> change_text(0.99, 0.9817, 0.83, "pp"), change_text(212.9, 206.2, -3.14, "%"), change_text(0.5, 0.5, 0.0, "pp")
+    ('−0.83 pp', '−3.14 %', '0.00 pp')
     """
     shown = f"{abs(drop):.2f}"
     if float(shown) == 0:
         return f"{shown} {unit}"
-    return f"{'−' if drop > 0 else '+'}{shown} {unit}"
+    return f"{'−' if after < before else '+'}{shown} {unit}"
+
+
+def loss_text(drop: float, unit: str) -> str:
+    """What was lost of a quality, whichever way its score counts.
+
+    >>> loss_text(0.83, "pp"), loss_text(-0.2, "%")
+    ('0.83 pp lost', '0.20 % gained')
+    """
+    return f"{abs(drop):.2f} {unit} {'gained' if drop < -0.005 else 'lost'}"
 
 
 def significant(value: float) -> str:

@@ -239,9 +239,8 @@ def read_dataset(model: Fed, field: str, name: str) -> Split:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            field, name, "no such file or folder", "for a data set by name: pip install datasets"
-        ) from error
+        remedy = "for a data set by name: pip install 'compression-advisor[datasets]'"
+        raise InputError(field, name, "no such file or folder", remedy) from error
     base, _, part = name.partition("#")
     try:
         found = datasets.load_dataset(base, split=part or ("train" if field == "train-data" else "test"))

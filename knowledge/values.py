@@ -232,7 +232,7 @@ class Plan(Value):
         default_factory=dict
     )  # train, calibration, eval: the user's files; empty: the zoo's own
     metric: str = ""  # module:function; empty: the task's own
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     stages: tuple[Stage, ...]
     estimate: Estimate | None = None
     reasons: tuple[str, ...] = ()

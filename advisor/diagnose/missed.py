@@ -10,7 +10,7 @@ from advisor.diagnose import commands
 from advisor.diagnose.read import Run
 from advisor.diagnose.values import Diagnosis
 from advisor.report.measured import quality_drop, speed_text
-from advisor.units import bytes_text, drop_text
+from advisor.units import bytes_text, loss_text
 from knowledge.techniques.base import Level, Need, Range, Technique
 from knowledge.techniques.catalog import build
 from knowledge.values import Stage
@@ -31,7 +31,7 @@ def _quality(run: Run, text: str) -> Diagnosis:
     """S1's high perplexity degradation: more epochs, a softer teacher, more feature matching."""
     lost, unit = run.losses(), run.plan.budget.max_drop.unit
     worst = max(range(len(lost)), key=lost.__getitem__, default=None)
-    steps = [f"{stage['technique']} {drop_text(drop, unit)}" for stage, drop in zip(run.stages, lost, strict=True)]
+    steps = [f"{stage['technique']} {loss_text(drop, unit)}" for stage, drop in zip(run.stages, lost, strict=True)]
     settings = gentler(run, worst)
     advice, edited = turn_text(settings) or "search gentler chains", bool(settings)
     if worst is not None and _unrecovered(run, worst):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.texts import trial_chain
-from advisor.units import bytes_text, drop_text, ratio_text, significant
+from advisor.units import bytes_text, loss_text, ratio_text, significant
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 16, 46
@@ -133,7 +133,7 @@ def trial_charts(pareto: Mapping[str, Any], max_drop: float | None = None, drop_
     speed = _trial_chart(pareto, trials, colors, legend, base, "speedup", 1.0, ratio_text)
     unit = drop_unit or "pp"
     quality = _trial_chart(
-        pareto, trials, colors, (), base, "quality_drop", 0.0, lambda v: drop_text(v, unit), max_drop
+        pareto, trials, colors, (), base, "quality_drop", 0.0, lambda v: loss_text(v, unit), max_drop
     )  # fmt: skip
     return speed, quality
 

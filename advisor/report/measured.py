@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from advisor.units import bytes_text, drop_text, ms_text, quality_text, ratio_text, significant
+from advisor.units import bytes_text, change_text, ms_text, quality_text, ratio_text, significant
 from knowledge.values import Quality
 
 Json = Mapping[str, Any]
@@ -49,6 +49,12 @@ def drop_between(before: Json, after: Json, unit: Unit | None = None) -> float:
     return Quality.model_validate(after).drop_from(Quality.model_validate(before), unit)
 
 
+def quality_change(before: Json, after: Json, unit: Unit | None = None) -> str:
+    """How a score changed, in the unit asked for or the metric's own."""
+    drop = drop_between(before, after, unit)
+    return change_text(before["value"], after["value"], drop, unit or after["unit"])
+
+
 def speed_text(speedup: Json) -> str:
     return f"{ratio_text(speedup['value'])} faster ({certain_text(speedup)})"
 
@@ -62,7 +68,7 @@ def tiles(verification: Json, plan: Json) -> tuple[Tile, ...]:
     """The four figures that a reader looks for first."""
     before, after, speed = verification["baseline"], verification["compressed"], verification["speedup"]
     allowed = plan["budget"]["max_drop"]
-    change = drop_text(quality_drop(verification, allowed["unit"]), allowed["unit"])
+    change = quality_change(before["quality"], after["quality"], allowed["unit"])
     latency = f"{ms_text(before['latency_ms']['p50'])} → {ms_text(after['latency_ms']['p50'])}"
     memory = f"{bytes_text(before['peak_memory_bytes'])} before"
     sizes = f"{bytes_text(before['size_bytes'])} → {bytes_text(after['size_bytes'])}"
@@ -91,7 +97,7 @@ def measured(verification: Json, unit: Unit | None = None) -> tuple[MeasuredRow,
     if before.get("download_bytes") and after.get("download_bytes"):
         gain = f"{ratio_text(before['download_bytes'] / after['download_bytes'])} smaller"
         rows.append(row("download, entropy coded", lambda m: m["download_bytes"], bytes_text, gain))
-    change = drop_text(quality_drop(verification, unit), unit or after["quality"]["unit"])
+    change = quality_change(before["quality"], after["quality"], unit)
     efficiency = significant(verification["efficiency"])
     return (
         *rows,

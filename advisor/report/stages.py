@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.report.charts import Chart, Span, span, training_curve
-from advisor.report.measured import drop_between, quality_drop
+from advisor.report.measured import quality_change, quality_drop
 from advisor.texts import params_text, warning_text
 from advisor.units import (
     bytes_text,
     count_text,
-    drop_text,
     interval_text,
     ms_text,
     quality_text,
@@ -92,7 +91,7 @@ def _size(stage: Json) -> float:
 def _change(before: Json | None, after: Json | None) -> str:
     if not before or not after:
         return ""
-    return drop_text(drop_between(before, after), after["unit"])
+    return quality_change(before, after)
 
 
 def curves(run: Json) -> tuple[Chart, ...]:

@@ -9,7 +9,7 @@ import click
 
 from advisor.show.console import heading, paragraph, table
 from advisor.texts import params_text
-from advisor.units import drop_text, ratio_text
+from advisor.units import change_text, ratio_text
 from knowledge.evidence import Evidence
 from knowledge.techniques.catalog import CATALOG
 from knowledge.values import Stage
@@ -30,7 +30,7 @@ def show_evidence(rows: Sequence[Evidence], shipped: bool) -> None:
             (
                 row.id,
                 " → ".join(stage_text(stage) for stage in row.stages),
-                drop_text(row.drop, row.unit),
+                change_text(row.baseline_quality, row.quality, row.drop, row.unit),
                 ratio_text(row.compression),
                 ratio_text(row.speedup),
             )

@@ -9,7 +9,7 @@ import click
 
 from advisor.show.console import heading, paragraph, table
 from advisor.texts import Json, chain_text, finished_trials, trial_chain
-from advisor.units import bytes_text, drop_text, ms_text, quality_text, ratio_text, significant
+from advisor.units import bytes_text, ms_text, quality_text, ratio_text, significant
 
 if TYPE_CHECKING:
     from advisor.studies.study import SearchResult
@@ -100,7 +100,7 @@ def show_comparison(comparison: Json) -> None:
             f"{ratio_text(r['speedup'])} ±{significant((r['speedup_high'] - r['speedup_low']) / 2)}",
             ms_text(r["latency_ms_p50"]),
             quality_text({"value": r["quality"], "unit": r["quality_unit"]}),
-            drop_text(r["quality_drop"], r["quality_unit"]),
+            r["quality_change"],
             "met" if r["within_budget"] else "missed",
         )
         for number, r in enumerate(runs, 1)

@@ -28,7 +28,6 @@ class Shell(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         extra.pop("standalone_mode", None)
-        gc.set_threshold(50_000)  # imports allocate much and free nothing: looking for garbage only costs time
         if not os.environ.get("ADVISOR_DEBUG"):
             warnings.simplefilter("ignore")  # of libraries about themselves; ours are results and are printed
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from uuid import uuid4
 
 import optuna
 from optuna.study import StudyDirection
@@ -31,6 +32,7 @@ class Assignment:
     study: str
     trials: int
     deadline: float | None  # of time.time()
+    search: str = field(default_factory=lambda: uuid4().hex)  # this call's: tells its trials from those of others
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:

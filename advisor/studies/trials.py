@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.queues import Queue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -25,17 +27,35 @@ POLL_SECONDS = 0.5
 
 
 def optimize(assignment: Assignment, pipeline: Pipeline, study: optuna.Study, progress: Progress) -> None:
-    """Run trials until the study holds as many as asked for, or the deadline has passed."""
+    """Run trials until the study holds as many as asked for, or the deadline has passed.
+
+    Trials that other processes of the same search are running count as held: who runs them goes on if they come to
+    nothing. Between counting and starting a trial no other process does either.
+    """
     objective = Objective(pipeline, assignment.chains, assignment.plan.budget, assignment.plan.goal)
+    lock = f"trials-{assignment.study.rpartition('-')[2]}"
 
     def report(study: optuna.Study, trial: FrozenTrial) -> None:
         progress(_line(study, trial, assignment))
-        if counted(study) >= assignment.trials:
-            study.stop()
 
-    if counted(study) < assignment.trials:
-        left = None if assignment.deadline is None else max(0.0, assignment.deadline - time.time())
-        study.optimize(objective, timeout=left, callbacks=[report], catch=(TrialFailed,))
+    while assignment.deadline is None or time.time() < assignment.deadline:
+        with ExitStack() as turn:
+            turn.enter_context(pipeline.store.lock(lock))
+            if counted(study) + _running(study, assignment.search) >= assignment.trials:
+                return
+            one = _in_turn(objective, turn, assignment.search)
+            study.optimize(one, n_trials=1, callbacks=[report], catch=(TrialFailed,))
+
+
+def _in_turn(objective: Objective, turn: ExitStack, search: str) -> Callable[[optuna.Trial], Any]:
+    """The objective of one trial; once it is known as running, another process may start one."""
+
+    def run(trial: optuna.Trial) -> tuple[float, ...] | float:
+        trial.set_user_attr("search", search)
+        turn.close()
+        return objective(trial)
+
+    return run
 
 
 def optimize_in_processes(assignment: Assignment, workers: int, study: optuna.Study, progress: Progress) -> None:
@@ -85,6 +105,12 @@ def counted(study: optuna.Study) -> int:
     done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) or "failed" in t.user_attrs]
     repeats = sum("same_as" in t.user_attrs for t in done)
     return len(done) - repeats + repeats // 3
+
+
+def _running(study: optuna.Study, search: str) -> int:
+    """Trials that processes of this search are at."""
+    running = (t for t in study.get_trials(deepcopy=False) if t.state is TrialState.RUNNING)
+    return sum(t.user_attrs.get("search") == search for t in running)
 
 
 def _line(study: optuna.Study, trial: FrozenTrial, assignment: Assignment) -> str:

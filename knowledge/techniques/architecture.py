@@ -1,7 +1,5 @@
 """Architecture search: the largest model of the same kind that answers within a latency budget."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator
@@ -60,7 +58,7 @@ class ArchitectureSearch(Reshaping):
                 remedy="allow smaller widths, depths or resolutions, or more latency",
             )
 
-    def candidates(self, layers: LayerTable) -> list[Candidate]:
+    def candidates(self, layers: LayerTable) -> "list[Candidate]":
         """Every combination that the model's family can take."""
         return candidates(layers, self.widths, self.depths, self.resolutions)
 
@@ -88,7 +86,7 @@ class Candidate:
 _KNOWN: WeakKeyDictionary[LayerTable, dict[tuple[Scales, ...], list[Candidate]]] = WeakKeyDictionary()
 
 
-def candidates(layers: LayerTable, widths: Scales, depths: Scales, resolutions: Scales) -> list[Candidate]:
+def candidates(layers: LayerTable, widths: Scales, depths: Scales, resolutions: Scales) -> "list[Candidate]":
     """A table for every combination that the model's family can take; built once for each table."""
     from knowledge.students import resize
 

@@ -1,6 +1,8 @@
-"""A technique is declared once: its class is schema, search space, defaults, documentation and place in a chain."""
+"""A technique is declared once: its class is schema, search space, defaults, documentation and place in a chain.
 
-from __future__ import annotations
+Modules with techniques do without `from __future__ import annotations`: pydantic compiles annotations that are text, a
+fifth of the time that importing the catalog takes.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,7 +62,7 @@ class Range:
 class Choices(tuple[Any, ...]):
     """Values that search may choose among, in order of preference."""
 
-    def __new__(cls, *values: Any) -> Choices:
+    def __new__(cls, *values: Any) -> "Choices":
         return super().__new__(cls, values)
 
 

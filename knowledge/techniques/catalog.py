@@ -1,7 +1,5 @@
 """Every technique there is, listed by hand: a typo is an ImportError, and nothing registers itself."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Distillation: a smaller student learns from the model it replaces."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar

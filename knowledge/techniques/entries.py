@@ -1,7 +1,5 @@
 """Structured pruning of lists: experts that few tokens reach, tokens that the texts never hold."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
 

@@ -1,7 +1,5 @@
 """Low-rank factorization: one matrix becomes the product of two thin ones."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Graph fusion: the same numbers in fewer kernels."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from knowledge.layers import LayerTable

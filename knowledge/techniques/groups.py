@@ -1,7 +1,5 @@
 """Weights in groups of a few bits: each group of a row has a scale, activations stay in float."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """Different layers in different formats: experts narrower than the rest, sensitive layers wider."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np

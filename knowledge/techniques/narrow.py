@@ -1,7 +1,5 @@
 """Structured pruning inside the blocks: attention heads, feed-forward neurons, the model's width, recurrent units."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
 

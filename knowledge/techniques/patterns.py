@@ -1,7 +1,5 @@
 """Which layers a pattern of path parts names, and which of a few weights an N:M pattern keeps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal

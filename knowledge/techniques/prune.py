@@ -1,7 +1,5 @@
 """Pruning that sets single weights to zero. Shapes stay; so does the size of a dense file."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One-shot pruning of language models by what their layers read: no training, a few calibration texts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
 

@@ -1,7 +1,5 @@
 """Quantization: fewer bits for each number, on the ONNX file that ships."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 

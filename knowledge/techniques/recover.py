@@ -1,7 +1,5 @@
 """Recovery: training that wins back what a lossy stage cost."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from knowledge.layers import LayerTable

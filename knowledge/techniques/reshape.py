@@ -1,7 +1,5 @@
 """Structured pruning: whole channels or blocks go, and what stays is a smaller dense model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 

@@ -1,4 +1,5 @@
 import json
+import re
 from copy import deepcopy
 
 import pytest
@@ -6,6 +7,7 @@ from click.testing import CliRunner
 
 import cli
 from advisor.compare import compare_runs
+from advisor.report.measured import measured, quality_change
 from knowledge.values import InputError
 
 
@@ -33,6 +35,23 @@ def test_runs_stand_side_by_side(tmp_path, run_json, other):
     assert first.quality_drop == pytest.approx(0.56)
     assert (first.within_budget, second.within_budget) == (True, False)
     assert found.cautions == ()
+
+
+def test_the_change_of_a_score_has_the_score_s_own_sign(tmp_path, run_json, other):
+    """A perplexity that falls is a gain; it is shown as a fall, and as no loss."""
+    unit = {"metric": "perplexity", "higher_is_better": False, "unit": "%"}
+    verification = run_json["verification"]
+    verification["baseline"]["quality"] = {**unit, "value": 212.9}
+    verification["compressed"]["quality"] = {**unit, "value": 206.2}
+    runs = [folder(tmp_path / "a", run_json), folder(tmp_path / "b", other)]
+    found = compare_runs(runs)
+    assert [run.quality_change for run in found.runs] == ["−3.15 %", "−0.56 pp"]
+    assert found.runs[0].quality_drop == pytest.approx(-3.147, abs=1e-3)
+    shown = CliRunner().invoke(cli.main, ["compare", *map(str, runs)]).stdout
+    assert re.search(r"206\.2 +−3\.15 %", shown)
+    (row,) = (r for r in measured(verification) if r.figure == "perplexity")
+    assert (row.before, row.after, row.change) == ("212.9", "206.2", "−3.15 %")
+    assert quality_change(verification["compressed"]["quality"], verification["baseline"]["quality"]) == "+3.25 %"
 
 
 def test_a_study_stands_for_its_best_run(tmp_path, run_json, other):

@@ -43,6 +43,22 @@ def test_another_version_than_the_tested_one_is_noted(monkeypatch):
     assert "8.0.0 is the version that was tested" in noted.text
 
 
+def test_what_only_some_uses_need_is_a_note(monkeypatch):
+    wanted = [("images", Requirement("no-such-library>=1")), ("minilm", Requirement("numpy>=1"))]
+    monkeypatch.setattr(doctor, "optional", lambda: wanted)
+    found = diagnose_machine()
+    absent = check(found, "no-such-library")
+    assert (absent.status, absent.remedy) == ("note", "pip install 'compression-advisor[images]'")
+    assert "folders of images" in absent.text
+    assert next(c for c in found.checks if c.text.endswith(", for minilm")).status == "ok"
+
+
+def test_every_extra_is_known_with_its_use():
+    named = {extra for extra, _ in doctor.optional()}
+    assert named == set(doctor.USES)
+    assert not {need.name for _, need in doctor.optional()} & {need.name for need in doctor.requirements()}
+
+
 def test_pins_are_read_from_the_constraints():
     pins = tested_versions()
     assert "torch" in pins

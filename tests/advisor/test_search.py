@@ -5,10 +5,11 @@ import json
 import optuna
 import pytest
 
+from advisor.execute import open_pipeline
 from advisor.studies.space import Step
 from advisor.studies.storage import Assignment, create_study
 from advisor.studies.study import search_chains
-from advisor.studies.trials import optimize_in_processes
+from advisor.studies.trials import counted, optimize, optimize_in_processes
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.values import Budget, Drop, Plan, RunFailed, Workload
 
@@ -40,6 +41,25 @@ def test_two_processes_share_a_study_and_it_goes_on(tmp_path):
     assert json.loads((out / "pareto.json").read_text())["best"] == result.pareto["best"]
     again = search_chains(PLAN, QUANTIZED, out, trials=3)
     assert [t["number"] for t in again.pareto["trials"]] == numbers  # nothing was left to do
+
+
+def test_workers_start_no_more_trials_than_asked_for(tmp_path):
+    """Four processes and two trials of different chains: each counts those that the others are running."""
+    chains = [[Step("magnitude", {"ratio": r}), Step("fp16")] for r in (0.2, 0.3)] + QUANTIZED
+    result = search_chains(PLAN, chains, tmp_path / "study", trials=2, workers=4)
+    begun = [t for t in result.pareto["trials"] if t["state"] != "waiting"]
+    assert len(begun) == 2
+
+
+def test_trials_of_a_search_that_was_killed_hold_no_place(tmp_path):
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    chains = tuple(tuple(chain) for chain in QUANTIZED)
+    pipeline = open_pipeline(PLAN)
+    dead, mine = (Assignment(PLAN, chains, storage, "resumed", 2, None) for _ in range(2))
+    study = create_study(mine, pipeline.original_layers)
+    study.ask().set_user_attr("search", dead.search)  # running, as far as anyone can tell
+    optimize(mine, pipeline, study, lambda line: None)
+    assert counted(study) == 2
 
 
 def test_a_deadline_ends_a_search_with_what_it_has(tmp_path):
