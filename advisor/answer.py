@@ -66,13 +66,13 @@ class Answer:
         )
 
     def stage(self, technique: Technique) -> ChainStage:
-        narrowed = self.verdicts.ranges.get(technique.id, {})
+        space = {**technique.space_for(self.predictor.layers), **self.verdicts.ranges.get(technique.id, {})}
         return ChainStage(
             technique=technique.id,
             family=technique.family.value,
             runs=technique.id in runnable(),
             params=technique.model_dump(mode="json"),
-            ranges={name: _span(space) for name, space in narrowed.items()},
+            ranges={name: _span(left) for name, left in space.items()},
         )
 
     def reasons(self, rank: int, ranked: Ranked) -> list[Reason]:
@@ -81,7 +81,10 @@ class Answer:
         found = [self.reason(r) for r in self.verdicts.fired if supports(r, ids, compression)]
         if not ids and not ranked.misses:
             found.append(Reason(rule="nothing", text="The model as it is, for comparison.", source=RANKING_SOURCE))
-        if rank == 1 and ranked.overturned and ids:
+        if rank == 1 and ranked.harmless and self.request.goal == "quality" and not self.request.limited:
+            text = "Quality is the goal and no limit is given: what is expected to lose nothing comes first."
+            found.append(Reason(rule="ranking", text=text, source=RANKING_SOURCE))
+        elif rank == 1 and ranked.overturned and ids:
             others = "another chain" if ranked.overturned == 1 else f"{ranked.overturned} other chains"
             text = f"The estimates of {others} are a little better, but they overlap with this one's: the rules decide."
             found.append(Reason(rule="ranking", text=text, source=RANKING_SOURCE))

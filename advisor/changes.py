@@ -140,10 +140,11 @@ def _looser_limits(thought: Deliberation) -> list[Change]:
         option, show = options[limit]
         estimated *= ROUNDING if limit != "speedup" else 1 / ROUNDING  # what is shown must be enough
         alone = "" if len(nearest.misses) == 1 else ", with the other limits below,"
-        text = f"a {limit} limit of {show(estimated)}{alone} would be met by {' → '.join(nearest.candidate.ids)}."
+        name = "speed-up" if limit == "speedup" else limit
+        text = f"a {name} limit of {show(estimated)}{alone} would be met by {' → '.join(nearest.candidate.ids)}."
         found.append(
             Change(
-                option=f"{option} {show(estimated).replace(' ', '')}",
+                option=f"{option} {show(estimated).replace(' ', '').removesuffix('×')}",
                 text=text,
                 chain="+".join(nearest.candidate.ids) or "nothing",
                 compression=figures.compression,

@@ -125,11 +125,12 @@ def optional() -> list[tuple[str, Requirement]]:
         return []
     extras = [name for name in described.get_all("Provides-Extra") or () if name != "test"]
     needs = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
+    always = requirements()
     return [
         (extra, need)
         for extra in extras
         for need in needs
-        if need.marker is not None and need.marker.evaluate({"extra": extra}) and not need.marker.evaluate({"extra": ""})
+        if need not in always and need.marker is not None and need.marker.evaluate({"extra": extra})
     ]
 
 

@@ -18,7 +18,7 @@ from knowledge.techniques.catalog import CATALOG
 # how much a row counts for a model: rows of nearer kin more
 KIN = {"subfamily": 3.0, "family": 2.0, "other": 1.0}
 # how much a residual counts: of the same techniques, families, first family, of any chain
-ALIKE = (1.0, 0.5, 0.2, 0.02)
+ALIKE = (1.0, 0.5, 0.2, 0.1)
 LOW, HIGH = 0.2, 0.8  # quantiles that a few outliers do not move; the margin makes up for the rest
 INSIDE = 0.8  # share of chains that an interval is to hold
 LEAST_MODELS = 3  # to tell how far models lie from each other

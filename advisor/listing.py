@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advisor.checking.possible import families_of, situations
 from advisor.words import conclusion_text, when_text
 from knowledge.conditions import VOCABULARY, reads
 from knowledge.load import Knowledge
+from knowledge.names import nearest
 from knowledge.order import members
 from knowledge.schema import STATUSES, Conclusion, Rule
 from knowledge.techniques.catalog import CATALOG, technique_class
@@ -34,7 +33,7 @@ def rules(
     """
     _check(technique, arch)
     if fact is not None and fact not in VOCABULARY:
-        raise InputError("fact", fact, "unknown fact", _did_you_mean(fact, VOCABULARY))
+        raise InputError("fact", fact, "unknown fact", nearest(fact, VOCABULARY))
     found = []
     for one in situations(known):
         rule = one.rule
@@ -131,12 +130,7 @@ def _check(technique: str | None, arch: str | None) -> None:
     if technique is not None:
         technique_class(technique)
     if arch is not None and arch not in ARCHITECTURES:
-        raise InputError("arch", arch, "unknown architecture", _did_you_mean(arch, ARCHITECTURES))
-
-
-def _did_you_mean(name: str, known: Iterable[str] | Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4) or list(known)
-    return f"did you mean {', '.join(near)}?"
+        raise InputError("arch", arch, "unknown architecture", nearest(arch, ARCHITECTURES))
 
 
 def _within(part: str | None, text: str) -> bool:

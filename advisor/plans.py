@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from knowledge.conditions import GOALS
 from knowledge.files import write_text
 from knowledge.load import load_knowledge
+from knowledge.names import nearest
 from knowledge.sources import is_factory, is_function
+from knowledge.tasks import check_metric, check_task
 from knowledge.techniques.base import Level, Phase, Technique
 from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Plan
@@ -69,10 +70,31 @@ def _checked(raw: dict[str, Any], path: Path) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
+        value = "" if isinstance(first["input"], dict | list) else first["input"]
+        known = ", ".join(fields_at(first["loc"][:-1]))
         if first["type"] == "extra_forbidden":
-            remedy = f"known fields: {', '.join(f.alias or n for n, f in Plan.model_fields.items())}"
-            raise InputError(f"{path}: {field}", first["input"], "unknown field", remedy) from None
-        raise InputError(f"{path}: {field}", first["input"], first["msg"].lower()) from None
+            raise InputError(f"{path}: {field}", value, "unknown field", f"known fields: {known}") from None
+        if first["type"] == "missing":
+            raise InputError(f"{path}: {field}", "", "is missing", f"add `{first['loc'][-1]}:`") from None
+        raise InputError(f"{path}: {field}", value, first["msg"].lower(), _usual(first["loc"])) from None
+
+
+def fields_at(loc: Iterable[str | int]) -> list[str]:
+    """Names that may stand in the part of a plan at `loc`."""
+    model: type[BaseModel] = Plan
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        inner = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        # a number leads into one of several
+        model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _usual(loc: Sequence[str | int]) -> str:
+    """What a wrong value may be replaced by."""
+    known = fields_at(loc)
+    inner = known != fields_at(loc[:-1])
+    return f"write a mapping of {', '.join(known)}" if inner else "see a plan of `advisor search`"
 
 
 def techniques(plan: Plan, where: str = "stages") -> list[Technique]:
@@ -117,12 +139,12 @@ def _problem(number: int, technique: Technique, last: Technique | None) -> Stage
 
 
 def _check_names(plan: Plan, where: str) -> None:
-    """Raise InputError for a target or a goal that nobody knows."""
-    if plan.goal not in GOALS:
-        near = difflib.get_close_matches(plan.goal, GOALS, n=2, cutoff=0.5)
-        remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(GOALS)}"
-        raise InputError(f"{where}: goal", plan.goal, "unknown goal", remedy)
+    """Raise InputError for a target, a goal, a task or a metric that nobody knows."""
     try:
+        if plan.goal not in GOALS:
+            raise InputError("goal", plan.goal, "unknown goal", nearest(plan.goal, GOALS))
+        check_task(plan.task)
+        check_metric(plan.task, plan.metric)
         load_knowledge(plan.knowledge or None).target(plan.target)
     except InputError as error:
         raise InputError(f"{where}: {error.field}", error.value, error.problem, error.remedy) from None

@@ -22,7 +22,7 @@ from knowledge.values import Estimate, Interval, Stage, Workload
 
 GRAPH_BYTES_PER_LAYER = 320  # of a stripped ONNX file: nodes, names, shapes; 270 to 520 on the embedded examples
 MEMORY_BASE_BYTES = 45e6  # runtime and session, before any weight
-# by whether the target's rates were measured: then 9 of 10 chains of `benchmarks.roofline` are within 13 %
+# by whether the target's rates were measured: then 9 of 10 chains of `benchmarks.roofline` are within 11 %
 SPEEDUP_MARGIN = {True: 0.25, False: 0.4}
 # what a large gain on paper may shrink to: ResNet-50 with 3.85 times fewer operations ran 2.19 times faster, 3.85^0.58
 SPEEDUP_EXPONENT = {True: 0.85, False: 0.7}

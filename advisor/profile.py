@@ -22,7 +22,7 @@ from knowledge.configs import vocabulary_of
 from knowledge.layers import Family, LayerTable, table_from_json
 from knowledge.names import nearest
 from knowledge.roles import assign, completed
-from knowledge.sources import is_factory
+from knowledge.sources import check_framework, is_factory
 from knowledge.tasks import check_task, check_told, check_transformers, own_task
 from knowledge.typical import build, typical, typical_models
 from knowledge.values import InputError, Workload
@@ -118,6 +118,7 @@ def _from_folder(folder: Path, source: str, arch: str | None, task: str | None, 
         from backends.meta import profile_checkpoint
 
         return profile_checkpoint(folder, workload)
+    check_framework(folder)
     return _from_config(folder, source, arch, task, workload, lambda: read_shapes(folder))
 
 

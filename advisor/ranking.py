@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from advisor.facts import misses_of
 from advisor.graph import Candidate, Hope
 from advisor.predict import Outlook, Predictor
+from advisor.readiness import runnable
 from advisor.request import Goal, Request
 from advisor.rules import Verdicts
 from knowledge.techniques.base import Need
@@ -33,8 +34,10 @@ COST: dict[Goal, float] = {
 STAGE_COST = 0.1  # every stage must pay for itself
 TRAINING_COST = 0.15
 DECISIVE = 4.0  # a preference of this weight needs no tie
+CAN_RUN = 0.5  # as a preference: among equals, a chain that can be carried out today
 NEARLY = 0.1  # a share of a limit
 FAR = 4.0  # times the loss that may be spent: no chain so lossy is the nearest where none fits
+HARMLESS = 0.02  # points or percent lost
 LEAST_BUDGET = 0.1  # a budget of nothing still ranks what loses less
 
 
@@ -54,6 +57,11 @@ class Ranked:
     @property
     def fits(self) -> bool:
         return not self.misses
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it is expected to lose nothing that could be told from noise."""
+        return self.candidate.outlook.drop.mid <= HARMLESS
 
     @property
     def may_fit(self) -> bool:
@@ -95,7 +103,8 @@ class Ranking:
     def order(self, candidates: Sequence[Candidate]) -> list[Ranked]:
         """One candidate per sequence of techniques, best first; those that fit before those that may.
 
-        Where nothing fits, all others, the nearest first.
+        Where nothing fits, all others, the nearest first. Where quality is all that was asked for, what loses nothing
+        comes first.
         """
         best: dict[tuple[str, ...], Ranked] = {}
         for candidate in candidates:
@@ -107,7 +116,15 @@ class Ranking:
         missing = [r for r in best.values() if not r.fits and (r.may_fit or not fitting)]
         missing.sort(key=lambda r: (r.shortfall, -r.mid))
         decided = [r for r in fitting if r.decisive]
-        return [*decided, *_ties_broken([r for r in fitting if not r.decisive]), *missing]
+        ordered = [*decided, *_ties_broken([r for r in fitting if not r.decisive])]
+        if self.harmless_first:
+            ordered.sort(key=lambda r: not r.harmless)
+        return [*ordered, *missing]
+
+    @property
+    def harmless_first(self) -> bool:
+        """Whether quality is all that was asked for: then nothing is spent on gains that no limit demands."""
+        return self.goal == "quality" and not self.request.limited
 
     def _score(self, compression: float, speedup: float, drop: float) -> float:
         size, speed = GAIN[self.goal]
@@ -124,7 +141,8 @@ class Ranking:
         )
         weights = self.verdicts.weights(candidate.ids, outlook.compression)
         decisive = max(weights, default=0.0) >= DECISIVE
-        return Ranked(candidate, low, mid, high, sum(weights), decisive, self._misses(outlook))
+        runs = CAN_RUN if runnable().issuperset(candidate.ids) else 0.0
+        return Ranked(candidate, low, mid, high, sum(weights) + runs, decisive, self._misses(outlook))
 
     def _misses(self, outlook: Outlook) -> dict[str, tuple[float, float]]:
         latency, memory = outlook.latency.total, outlook.memory_bytes

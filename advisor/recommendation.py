@@ -31,7 +31,7 @@ class Miss(Value):
 
 
 class ChainStage(Value):
-    """A technique with the parameters to start from; `ranges` where rules narrow what search may try."""
+    """A technique with the parameters to start from; `ranges` are what search tries, as rules narrow it."""
 
     technique: str
     family: str

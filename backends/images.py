@@ -38,7 +38,8 @@ def _image(path: Path, size: tuple[int, int, int], field: str) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError as error:
-        raise InputError(field, path, "reading images needs Pillow", "pip install 'compression-advisor[images]', or give an .npz") from error
+        remedy = "pip install 'compression-advisor[images]', or give an .npz"
+        raise InputError(field, path, "reading images needs Pillow", remedy) from error
     channels, height, width = size
     try:
         with Image.open(path) as image:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from knowledge.layers import ModelInfo
 from knowledge.names import nearest
-from knowledge.sources import is_factory
+from knowledge.sources import check_framework, is_factory
 from knowledge.tasks import check_task, check_told, own_task
 from knowledge.values import Decision, InputError, Workload
 
@@ -209,6 +209,7 @@ def _load(source: str, task: str | None, arch: str | None, allow_code: bool) -> 
 
         if is_checkpoint(folder):
             return load_checkpoint(folder, allow_code)
+        check_framework(folder)
         return load_folder(folder, source, task, arch)
     if folder.is_file():
         raise InputError("model", source, "is a file", "give the folder that holds its config.json, or an .onnx file")

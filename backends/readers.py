@@ -83,12 +83,12 @@ def from_rows(model: Fed, field: str, name: str, rows: Sequence[Mapping[str, Any
     limit = min(MAX_TOKENS, model.info.max_length or MAX_TOKENS)
     if model.info.task == "causal-lm":
         return _windows(tokenizer, texts, limit, field, name)
-    if "text2" in rows[0]:
+    if any("text2" in row for row in rows):
         texts = [text for pair in zip(texts, _column(rows, "text2", field, name), strict=True) for text in pair]
     inputs = _tokenized(tokenizer, texts, limit, {spec.name for spec in model.inputs})
-    if "label" not in rows[0]:
+    labels = _labels(rows, field, name)
+    if labels is None:
         return Split(inputs)
-    labels = [row.get("label") for row in rows]
     if model.info.task == "embedding":
         return Split(inputs, np.repeat(_scores(labels, field, name), len(texts) // len(rows)))
     return Split(inputs, checked_labels(labels, model, field, name))
@@ -96,10 +96,27 @@ def from_rows(model: Fed, field: str, name: str, rows: Sequence[Mapping[str, Any
 
 def _column(rows: Sequence[Mapping[str, Any]], column: str, field: str, name: str) -> list[str]:
     for number, row in enumerate(rows, 1):
-        if not isinstance(row.get(column), str) or not row[column].strip():
-            remedy = f"its columns: {', '.join(str(key) for key in row)}; name one {column!r}"
-            raise InputError(field, name, f"sample {number} has no {column!r}", remedy)
+        value = row.get(column)
+        if value is None:
+            held = ", ".join(str(key) for key in row) or "nothing"
+            raise InputError(field, name, f"sample {number} has no {column!r}", f"it holds {held}; name one {column!r}")
+        if not isinstance(value, str):
+            problem = f"{column!r} of sample {number} is {value!r}, not a text"
+            raise InputError(field, name, problem, "write it in quotes")
+        if not value.strip():
+            raise InputError(field, name, f"{column!r} of sample {number} is empty", "leave such samples out")
     return [row[column] for row in rows]
+
+
+def _labels(rows: Sequence[Mapping[str, Any]], field: str, name: str) -> list[Any] | None:
+    """The labels, where there are any; raises InputError naming the first sample without one where others have one."""
+    labels = [row.get("label") for row in rows]
+    without = [number for number, label in enumerate(labels, 1) if label is None or not str(label).strip()]
+    if len(without) == len(labels):
+        return None
+    if without:
+        raise InputError(field, name, f"sample {without[0]} has no label", "label every sample, or none of them")
+    return labels
 
 
 def _tokenized(tokenizer: Any, texts: list[str], limit: int, names: set[str]) -> dict[str, NDArray[np.int64]]:

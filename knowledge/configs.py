@@ -25,16 +25,16 @@ NO_PARAMETER = re.compile(  # names of what files hold besides weights
     r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|num_batches_tracked|cos_cached|sin_cached)$"
 )
 OF_THESE_WEIGHTS = "give the configuration that the weights were saved with"
-# what is counted, and cannot be less than one
-COUNTS = ("hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer", "n_layers", "num_attention_heads")
-COUNTS += ("n_head", "n_heads", "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
+COUNTS = {  # what cannot be less than one
+    *("hidden_size", "n_embd", "d_model", "intermediate_size", "vocab_size", "max_position_embeddings"),
+    *("num_hidden_layers", "n_layer", "n_layers", "num_attention_heads", "n_head", "n_heads", "num_key_value_heads"),
+}
 
 
 def check_counts(config: Mapping[str, Any], source: object) -> None:
     """Raise InputError for a size below one, which the library would take without a word."""
-    for name in COUNTS:
-        value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+    for name, value in config.items():
+        if name in COUNTS and isinstance(value, int) and not isinstance(value, bool) and value < 1:
             raise InputError("model", source, f"config.json says {name} {value}", OF_THESE_WEIGHTS)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from knowledge.names import nearest
 from knowledge.order import check_order
 from knowledge.order import members as members
 from knowledge.presets import Preset
@@ -51,14 +51,12 @@ class Knowledge:
             return self.targets[name]
         if name.endswith(SUFFIXES):
             return load_target(Path(name))
-        near = difflib.get_close_matches(name, self.targets, n=3, cutoff=0.4) or list(self.targets)
-        raise InputError("target", name, "unknown target", f"did you mean {', '.join(near)}? Or give a YAML file")
+        raise InputError("target", name, "unknown target", nearest(name, self.targets, "a YAML file"))
 
     def preset(self, name: str) -> Preset:
         """A preset by id; raises InputError with the nearest names."""
         if name not in self.presets:
-            near = difflib.get_close_matches(name, self.presets, n=3, cutoff=0.4) or list(self.presets)
-            raise InputError("preset", name, "unknown preset", f"did you mean {', '.join(near)}?" if near else "")
+            raise InputError("preset", name, "unknown preset", nearest(name, self.presets))
         return self.presets[name]
 
 

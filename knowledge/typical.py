@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -11,6 +10,7 @@ from pydantic import Field, model_validator
 
 from knowledge.faults import Fault
 from knowledge.layers import Family, LayerTable
+from knowledge.names import nearest
 from knowledge.reading import Kind, layers, merged
 from knowledge.schema import Id, Text
 from knowledge.shapes import BUILDERS
@@ -90,8 +90,7 @@ def typical(
     """
     families = get_args(Family)
     if arch not in families:
-        near = difflib.get_close_matches(arch, families, n=1) or families
-        raise InputError("arch", arch, "unknown architecture", f"did you mean {' or '.join(near)}?")
+        raise InputError("arch", arch, "unknown architecture", nearest(arch, families))
     model = stand_in(arch, task, typical_models(knowledge))
     workload = workload or Workload()
     if params is None:

@@ -85,6 +85,16 @@ def test_a_broken_onnx_file(folder):
     refused(advisor("inspect", "broken.onnx"), 2, "broken.onnx")
 
 
+def test_a_folder_that_holds_an_onnx_file(folder):
+    for name in ("run", "run/artifact"):
+        (folder / "run" / "artifact").mkdir(parents=True, exist_ok=True)
+        (folder / "run" / "artifact" / "model.onnx").touch()
+        (folder / "run" / "artifact" / "config.json").write_text("{}")
+        for command in (("inspect",), ("recommend",)):
+            words = (f"model: {name}: holds an ONNX file", "give the file: run/artifact/model.onnx")
+            refused(advisor(*command, name), 2, *words)
+
+
 # -- names and budgets -------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +111,16 @@ def test_a_broken_onnx_file(folder):
         (["--max-size", "5 apples"], ["max-size: 5 apples: unknown unit", "50MB"]),
         (["--max-latency", "soon"], ["max-latency: soon: is not a number"]),
         (["--min-speedup", "0"], ["min-speedup: 0: must be above zero"]),
-        (["--batch", "0"], ["batch: 0: is below 1"]),
+        (["--batch", "0"], ["batch: 0: is below 1", "from 1 on"]),
+        (["--seed", "abc"], ["seed: abc: is not a whole number", "from 0 to 4294967295"]),
+        (["--seed", "-1"], ["seed: -1: is below 0"]),
+        (["--seed", "4294967296"], ["seed: 4294967296: is above 4294967295"]),
+        (
+            ["--metric", "acuracy"],
+            ["metric: acuracy: unknown metric for image-", "did you mean accuracy?"],
+        ),
+        (["--metric", "nosuch"], ["metric: nosuch: unknown metric", "known: accuracy, f1 (or module:function)"]),
+        (["--target", "nosuch"], ["target: nosuch: unknown target; known: ", "mobile", "(or a YAML file)"]),
         (["--knowledge", "nowhere"], ["knowledge: nowhere: no such folder"]),
         (["--eval-data", "./nowhere.npz"], ["eval-data: ./nowhere.npz: no such file"]),
     ],
@@ -144,6 +163,22 @@ def test_empty_data(folder, model):
     plan = plan_file(model="model", task="text-classification", data={"eval": texts("empty.jsonl", [])})
     refused(advisor("run", plan, "--out", "run"), 2, "eval-data: empty.jsonl: holds no samples")
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": "", "label": 1}, ("'text' of sample 41 is empty; leave such samples out",)),
+        ({"text": 7, "label": 1}, ("'text' of sample 41 is 7, not a text",)),
+        ({"sentence": "good day", "label": 1}, ("sample 41 has no 'text'; it holds sentence, label",)),
+        ({"text": "good day"}, ("sample 41 has no label; label every sample, or none of them",)),
+        ({"text": "good day", "label": None}, ("sample 41 has no label",)),
+        ({"text": "good day", "label": "fine"}, ("label 'fine' of sample 41 is no class number",)),
+    ],
+)
+def test_samples_that_lack_something(folder, model, row, words):
+    plan = plan_file(model="model", task="text-classification", data={"eval": texts("odd.jsonl", [*GOOD, row])})
+    refused(advisor("run", plan, "--out", "run"), 2, "eval-data: odd.jsonl: ", *words)
 
 
 def test_labels_out_of_range(folder, model):
@@ -323,7 +358,15 @@ def test_an_onnx_file_that_keeps_its_weights_beside_it(onnx_file, digits):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"colour": "red"}, ["colour: red: unknown field"]),
+        ({"colour": "red"}, ["colour: red: unknown field", "known fields: schema, model, task"]),
+        (
+            {"stages": [{"technique": "fp16", "bar": 1}]},
+            ["stages.0.bar: 1: unknown field; known fields: technique, params"],
+        ),
+        ({"budget": {"max_drop": {"amount": 3}}}, ["budget.max_drop.unit: is missing; add `unit:`"]),
+        ({"workload": {"bach": 1}}, ["workload.bach: 1: unknown field", "batch, seq_len, image_size, threads"]),
+        ({"seed": -1}, ["seed: -1: input should be greater than or equal to 0"]),
+        ({"task": "nosuch"}, ["task: nosuch: unknown task; known: causal-lm"]),
         ({"stages": [{"technique": "fp17"}]}, ["fp17: unknown technique", "fp16"]),
         ({"stages": [{"technique": "magnitude", "params": {"ratio": 1.5}}]}, ["magnitude.ratio: 1.5", "less than 1"]),
         ({"stages": [{"technique": "magnitude", "params": {"ratoi": 0.5}}]}, ["magnitude.ratoi", "did you mean ratio"]),
@@ -341,6 +384,14 @@ def test_an_onnx_file_that_keeps_its_weights_beside_it(onnx_file, digits):
 def test_plans_that_cannot_be_run(folder, changes, words):
     refused(advisor("run", plan_file(**changes), "--out", "run"), 2, "plan.yaml", *words)
     nothing_written(folder, "plan.yaml")
+
+
+def test_a_plan_without_a_model(folder):
+    shown = advisor("run", plan_file(model=None), "--out", "run")
+    refused(shown, 2, "plan.yaml: model: None: input should be a valid string")
+    Path("plan.yaml").write_text(Path("plan.yaml").read_text().replace("model: null\n", ""))
+    line = refused(advisor("run", "plan.yaml", "--out", "run"), 2, "plan.yaml: model: is missing; add `model:`")
+    assert "{" not in line
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "\x00"])

@@ -1,11 +1,12 @@
 """Every command and file that the README shows, in its order, in one folder.
 
-    ```console head=20      one `$ command`, then its output; head, tail and grep say which part is shown
+    ```console head=20      one `$ command`, then its output; head, tail, grep and after say which part is shown
     ```python own.py        a file that later commands use; without a name it is run
 
 UPDATE_README=1 writes the real output into the README. Otherwise outputs that no measurement enters must be as shown.
 """
 
+import itertools
 import json
 import os
 import re
@@ -73,6 +74,9 @@ def part(text, options):
         return "".join(lines[: int(value)]) + "…\n"
     if name == "tail" and len(lines) > int(value):
         return "…\n" + "".join(lines[-int(value) :])
+    if name == "after":  # one section
+        start = next(n for n, line in enumerate(lines) if line.startswith(value))
+        return "".join(itertools.takewhile(str.strip, lines[start:]))
     return "".join(line for line in lines if value in line) if name == "grep" else text
 
 

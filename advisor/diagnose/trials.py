@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from advisor.diagnose import commands
 from advisor.diagnose.read import Json, Study
 from advisor.diagnose.values import Diagnosis
-from advisor.report.study import nearest_text
+from advisor.report.study import nearest_text, needed_options
 from advisor.texts import finished_trials, trial_chain
 
 MOST = 0.5  # share of the trials that says something of the search as a whole
@@ -28,11 +27,12 @@ def nothing_fits(study: Study) -> Iterator[Diagnosis]:
     words = " and ".join(f"--{name.replace('_', '-')} {value}" for name, value in relaxed.items())
     more = 2 * max(len(trials), 1)
     again = commands.free(study.folder)
+    told = "; ".join(nearest_text(pareto)[:1]) or "none was measured"
     yield Diagnosis(
         id="nothing-fits",
         level="problem",
         about="study",
-        seen=f"none of {len(trials)} trials meets the budget; {'; '.join(nearest_text(pareto)) or 'none was measured'}",
+        seen=f"none of {len(trials)} trials meets the budget; {told}",
         why="limits are constraints: the answer is none, and by how much",
         source="this tool; Step 4: Advanced Model Compression, Troubleshooting: poor compression",
         advice=f"allow what the nearest trial needs ({words}), or search longer" if words else "search longer",
@@ -46,19 +46,7 @@ def nothing_fits(study: Study) -> Iterator[Diagnosis]:
 def relaxed_options(trial: Json, study: Study) -> dict[str, str]:
     """Options under which a trial would have been within the budget."""
     unit = (study.request.max_drop_unit or "") if study.request else ""
-    missed = {name for name, over in trial["excess"].items() if over > 0}
-    found: dict[str, str] = {}
-    if "quality" in missed and trial.get("quality_drop") is not None:
-        found["max_drop"] = f"{math.ceil(10 * trial['quality_drop']) / 10:g}{unit}"
-    if "size" in missed and trial.get("size_bytes"):
-        found["max_size"] = str(math.ceil(trial["size_bytes"]))
-    if "latency" in missed and trial.get("latency_ms"):
-        found["max_latency"] = f"{1.1 * trial['latency_ms']:.3g}ms"
-    if "memory" in missed and trial.get("peak_memory_bytes"):
-        found["max_memory"] = str(math.ceil(1.05 * trial["peak_memory_bytes"]))
-    if "speedup" in missed and trial.get("speedup"):
-        found["min_speedup"] = f"{math.floor(10 * trial['speedup']) / 10 or 0.1:g}"
-    return found
+    return needed_options(trial, unit)
 
 
 def stopped_early(study: Study) -> Iterator[Diagnosis]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from advisor.report.charts import Chart, trial_charts
 from advisor.texts import finished_trials, params_text, trial_chain
-from advisor.units import bytes_text, ratio_text, seconds_text
+from advisor.units import bytes_text, loss_text, ms_text, ratio_text, seconds_text
 
 Json = Mapping[str, Any]
 
@@ -42,8 +43,50 @@ def nearest_text(pareto: Json) -> tuple[str, ...]:
     trial = next((t for t in pareto["trials"] if t["number"] == number), None)
     if trial is None:
         return ()
-    missed = [f"{name} by {100 * over:.0f} %" for name, over in trial.get("excess", {}).items() if over > 0]
-    return (f"nearest: trial {number} ({trial_chain(trial)}) misses {' and '.join(missed)} of the limit",)
+    budget = (pareto.get("question") or {}).get("budget", {})
+    missed = [_miss_text(name, over, trial, budget) for name, over in trial.get("excess", {}).items() if over > 0]
+    unit = budget.get("max_drop", {}).get("unit", "")
+    needed = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in needed_options(trial, unit).items())
+    told = f"nearest: trial {number} ({trial_chain(trial)}) misses {' and '.join(missed)}"
+    return (told, f"it would be within {needed}") if needed else (told,)
+
+
+def needed_options(trial: Json, unit: str) -> dict[str, str]:
+    """Options under which a trial would have been within the budget."""
+    missed = {name for name, over in trial.get("excess", {}).items() if over > 0}
+    found: dict[str, str] = {}
+    if "quality" in missed and trial.get("quality_drop") is not None:
+        found["max_drop"] = f"{math.ceil(10 * trial['quality_drop']) / 10:g}{unit}"
+    if "size" in missed and trial.get("size_bytes"):
+        found["max_size"] = str(math.ceil(trial["size_bytes"]))
+    if "latency" in missed and trial.get("latency_ms"):
+        found["max_latency"] = f"{1.1 * trial['latency_ms']:.3g}ms"
+    if "memory" in missed and trial.get("peak_memory_bytes"):
+        found["max_memory"] = str(math.ceil(1.05 * trial["peak_memory_bytes"]))
+    if "speedup" in missed and trial.get("speedup"):
+        found["min_speedup"] = f"{math.floor(10 * trial['speedup']) / 10 or 0.1:g}"
+    return found
+
+
+# limit -> (what a trial reached, the limit in a budget, how both are written)
+_REACHED: dict[str, tuple[str, str, Callable[[float], str]]] = {
+    "size": ("size_bytes", "max_size_bytes", bytes_text),
+    "latency": ("latency_ms", "max_latency_ms", ms_text),
+    "memory": ("peak_memory_bytes", "max_memory_bytes", bytes_text),
+    "speedup": ("speedup", "min_speedup", ratio_text),
+}
+
+
+def _miss_text(limit: str, over: float, trial: Json, budget: Json) -> str:
+    """`size by 55 % of the limit (31.0 KB where 20.0 KB is asked for)`."""
+    told = f"{limit} by {100 * over:.0f} % of the limit"
+    drop = budget.get("max_drop")
+    if limit == "quality" and drop and trial.get("quality_drop") is not None:
+        return f"{told} ({loss_text(trial['quality_drop'], drop['unit'])} where {drop['amount']:g} may be)"
+    reached, asked, show = _REACHED.get(limit, ("", "", ratio_text))
+    if trial.get(reached) is None or budget.get(asked) is None:
+        return told
+    return f"{told} ({show(trial[reached])} where {show(budget[asked])} is asked for)"
 
 
 def study_facts(pareto: Json) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,7 @@ DATA = ("train", "calibration", "eval")
 # name, value, help; the request checks the values, so that the command line and the Python API say the same
 REQUEST = (
     ("arch", "NAME", "transformer, cnn, rnn or moe. [read from MODEL]"),
-    ("task", "NAME", "Such as causal-lm or image-classification. [read from MODEL]"),
+    ("task", "NAME", "Such as causal-lm; fidelity needs no labels. [read from MODEL]"),
     ("target", "NAME|FILE", "A target (see `targets list`) or its YAML file. [server-cpu]"),
     ("max-drop", "2pp|2%", "Quality to spend: points, or relative percent. [3]"),
     ("max-size", "50MB", "Largest file."),

@@ -8,7 +8,7 @@ import click
 
 from advisor.rules import OWN_SOURCE
 from advisor.show.console import heading, pairs, paragraph, table
-from advisor.texts import Json, chain_text, params_text, warning_text
+from advisor.texts import Json, chain_text, flat_text, params_text, warning_text
 from advisor.units import bytes_text, count_text, interval_text, ms_text, ratio_text, seconds_text
 
 
@@ -52,10 +52,22 @@ def show_cost(chain: Json) -> None:
     seconds, memory = cost["training_seconds"], cost["peak_memory_bytes"]
     training = f"{interval_text(seconds, seconds_text)} per thousand samples" if seconds["mid"] else "none"
     peak = f"{interval_text(memory, bytes_text)} at its peak; this machine has {bytes_text(cost['memory_bytes'])}"
-    starts = "; ".join(f"{s['technique']}: {params_text(s['params'])}" for s in chain["stages"] if s["params"])
+    starts = "; ".join(f"{s['technique']}: {start_text(s)}" for s in chain["stages"] if s["params"])
     pairs([("data", cost["data"]), ("training", training), ("memory", peak), ("start with", starts)], indent="  ")
     if not cost["fits_memory"]:
         paragraph("That is more memory than this machine has.", first="  - ")
+
+
+def start_text(stage: Json) -> str:
+    """`ratio 0.5 (0.1 to 0.7), importance l2 (or l1, taylor)`: where to start, and what search tries."""
+    parts = []
+    for name, value in stage["params"].items():
+        tried = [v for v in stage["ranges"].get(name, ()) if isinstance(v, str | bool) and v != value]
+        numbers = [v for v in stage["ranges"].get(name, ()) if isinstance(v, int | float) and not isinstance(v, bool)]
+        span = f" ({min(numbers):g} to {max(numbers):g})" if len(numbers) > 1 else ""
+        others = f" (or {', '.join(flat_text(v) for v in tried)})" if tried else ""
+        parts += [f"{params_text({name: value})}{span}{others}"] if value is not None else []
+    return ", ".join(parts)
 
 
 def show_changes(changes: list[Json]) -> None:

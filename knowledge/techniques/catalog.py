@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from knowledge.names import nearest
 from knowledge.techniques.architecture import ArchitectureSearch
 from knowledge.techniques.base import Technique
 from knowledge.techniques.distill import Distill, DistillText, MiniLlm
@@ -63,8 +64,7 @@ CATALOG: dict[str, type[Technique]] = {
 def technique_class(name: str, field: str = "technique") -> type[Technique]:
     """The class of a technique id; raises InputError with the nearest names."""
     if name not in CATALOG:
-        near = difflib.get_close_matches(name, CATALOG, n=3) or list(CATALOG)
-        raise InputError(field, name, "unknown technique", f"did you mean {', '.join(near)}?")
+        raise InputError(field, name, "unknown technique", nearest(name, CATALOG))
     return CATALOG[name]
 
 

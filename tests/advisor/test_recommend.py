@@ -286,6 +286,18 @@ def test_goal_decides_what_comes_first():
     assert safe.quality_drop.mid < small.quality_drop.mid
 
 
+@pytest.mark.parametrize("model", ["zoo:stdlib-lm", "zoo:digits-cnn", "zoo:digits-lstm", "zoo:minilm"])
+def test_where_quality_is_all_that_was_asked_for_what_loses_nothing_comes_first(model):
+    answer = ask(model=model, goal="quality")
+    drops = [chain.estimate.quality_drop.mid for chain in answer.chains if chain.fits]
+    harmless = [drop <= 0.02 for drop in drops]
+    assert harmless[0]
+    assert harmless == sorted(harmless, reverse=True)
+    assert any(r.rule == "ranking" and "lose nothing" in r.text for r in answer.chains[0].reasons)
+    limited = ask(model=model, goal="quality", max_size="1GB").chains[0]  # limits say what the loss is for
+    assert not any("lose nothing" in r.text for r in limited.reasons)
+
+
 def test_departures_from_the_seeds_are_told():
     answer = ask(arch="cnn")
     assert any("Common advice" in reason.text for reason in answer.chains[0].reasons)

@@ -9,6 +9,7 @@ from advisor.report import rewrite_reports, write_run_report, write_study_report
 from advisor.report.charts import round_values, span, trial_charts
 from advisor.report.layers import layer_rows, layer_text
 from advisor.report.render import linked_html, linked_markdown, render_html, render_markdown
+from advisor.report.study import nearest_text
 from advisor.report.view import run_report, study_report
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.values import InputError
@@ -150,9 +151,22 @@ def test_a_study_in_which_nothing_fits_names_the_nearest(pareto_json, recommenda
     pareto_json["trials"] = [pareto_json["trials"][2] | {"excess": {"quality": 0.55, "size": -0.4}}]
     report = study_report(pareto_json, recommendation_json, None)
     assert [text.partition(" misses ") for text in report.misses] == [
-        ("nearest: trial 2 (channels → finetune → int8_static)", " misses ", "quality by 55 % of the limit")
+        ("nearest: trial 2 (channels → finetune → int8_static)", " misses ", "quality by 55 % of the limit"),
+        ("it would be within --max-drop 3.1", "", ""),
     ]
     assert not Page(render_html(report)).open
+
+
+def test_the_nearest_trial_is_told_with_what_it_reached_and_what_it_would_need(pareto_json):
+    budget = {"max_drop": {"amount": 2, "unit": "pp"}, "max_size_bytes": 20_000, "min_speedup": 3.0}
+    pareto_json |= {"best": None, "nearest": 2, "question": {"budget": budget}}
+    pareto_json["trials"][2]["excess"] = {"quality": 0.55, "size": 0.55, "speedup": 0.1}
+    assert nearest_text(pareto_json) == (
+        "nearest: trial 2 (channels → finetune → int8_static) misses quality by 55 % of the limit (3.10 pp lost where "
+        "2 may be) and size by 55 % of the limit (31.0 KB where 20.0 KB is asked for) and speedup by 10 % of the limit "
+        "(2.70× where 3.00× is asked for)",
+        "it would be within --max-drop 3.1pp --max-size 31000 --min-speedup 2.7",
+    )
 
 
 def test_files_are_written_whole_and_again_from_json(tmp_path, run_json, pareto_json):

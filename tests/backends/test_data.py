@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from backends.data import Split, load_data, trimmed
 from backends.datafiles import divide
 from backends.models import InputSpec, LoadedModel
+from backends.sources import open_source
 from knowledge.layers import ModelInfo
 from knowledge.values import InputError
 
@@ -266,17 +268,30 @@ def test_files_that_are_not_there_or_unknown(tmp_path, tokenizer):
 
 
 def test_image_folders(tmp_path):
-    image = pytest.importorskip("PIL.Image")
     for number, name in enumerate(("cat", "dog", "owl")):
         (tmp_path / name).mkdir()
         for i in range(10):
-            image.fromarray(np.full((8, 8), 80 * number, np.uint8)).save(tmp_path / name / f"{i}.png")
+            Image.fromarray(np.full((8, 8), 80 * number, np.uint8)).save(tmp_path / name / f"{i}.png")
     split = load_data(images(), {"eval": str(tmp_path)}, 0).verification
     assert split.inputs["pixels"].shape == (18, 1, 4, 4)
     np.testing.assert_allclose(split.inputs["pixels"][:, 0, 0, 0], split.labels * 80 / 255, rtol=1e-6)
     assert "label 2 of sample 21 is out of range" in line(images(classes=2), tmp_path)
     (tmp_path / "owl" / "0.png").write_bytes(b"x")
     assert "is no readable image" in line(images(), tmp_path)
+
+
+def test_a_model_is_judged_on_a_folder_of_images(tmp_path):
+    """The digits of scikit-learn as PNG files, which hold what the zoo's own arrays hold."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images[:200], digits.target[:200], strict=True)):
+        (tmp_path / "digits" / str(label)).mkdir(parents=True, exist_ok=True)
+        scaled = (pixels / 16 * 255).round().astype(np.uint8)
+        Image.fromarray(scaled).save(tmp_path / "digits" / str(label) / f"{number}.png")
+    files = {"eval": str(tmp_path / "digits")}
+    source = open_source("zoo:digits-cnn", task=None, arch=None, metric="", files=files, seed=0)
+    assert source.task.evaluate(source.predict, source.data.verification).value > 0.9
 
 
 def test_folders_without_class_folders(tmp_path):

@@ -9,7 +9,8 @@ import torch
 
 from backends import metrics
 from backends.data import Split
-from backends.tasks import METRICS, reference_outputs, task_for
+from backends.tasks import reference_outputs, task_for
+from knowledge.tasks import METRICS, TASKS
 from knowledge.values import InputError
 
 RNG = np.random.default_rng(0)
@@ -182,3 +183,8 @@ def test_the_users_own_metric(tmp_path, monkeypatch):
         task_for("image-classification", "zoo_metrics:odd")
     with pytest.raises(InputError, match="cannot be imported"):
         task_for("image-classification", "zoo_nothing:f")
+
+
+def test_planning_counts_losses_as_the_default_metrics_do():
+    assert set(METRICS) == set(TASKS)
+    assert {name: task_for(name).unit for name in METRICS} == {name: unit for name, (_, unit) in TASKS.items()}
