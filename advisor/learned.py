@@ -50,14 +50,14 @@ class Outcome:
     loss: float
 
 
-def stage_keys(techniques: Sequence[Technique]) -> tuple[StageKey, ...]:
-    """The lossy stages of a chain."""
-    return tuple(stage_key(t, r) for t, r in with_recovery(techniques) if not t.lossless)
+def stage_keys(techniques: Sequence[Technique], blocks: int = 0) -> tuple[StageKey, ...]:
+    """The lossy stages of a chain on a model of so many blocks."""
+    return tuple(stage_key(t, r, blocks) for t, r in with_recovery(techniques) if not t.lossless)
 
 
-def stage_key(technique: Technique, recovered: bool) -> StageKey:
+def stage_key(technique: Technique, recovered: bool, blocks: int = 0) -> StageKey:
     variant = str(getattr(technique, technique.method)) if technique.method else ""
-    return StageKey(technique.id, variant, recovered, technique.strength())
+    return StageKey(technique.id, variant, recovered, technique.strength_among(blocks))
 
 
 def with_recovery(techniques: Sequence[Technique]) -> list[tuple[Technique, bool]]:
@@ -77,7 +77,7 @@ def outcomes(rows: Iterable[Evidence]) -> list[Outcome]:
     for row in rows:
         if all(stage.technique in CATALOG for stage in row.stages):
             built = [CATALOG[s.technique].model_construct(**s.params) for s in row.stages]
-            keys = stage_keys(built)
+            keys = stage_keys(built, row.blocks)
             found.append(Outcome(row.model, row.arch, row.subfamily, row.parameters, keys, row.drop))
     return [outcome for outcome in found if outcome.stages]
 

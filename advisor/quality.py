@@ -93,7 +93,7 @@ class QualityModel:
 
     def _stage(self, technique: Technique, recovered: bool) -> StageLoss:
         said = self.published.stage(technique, recovered)
-        found = self.learned.curves.stage(stage_key(technique, recovered))
+        found = self.learned.curves.stage(stage_key(technique, recovered, self.info.blocks))
         if found is None:
             return StageLoss(said.loss, said.factor, 0.0, said.basis)
         value, worth = found
@@ -114,7 +114,7 @@ class QualityModel:
         if not stages:
             return NOTHING
         parts = [self.stage(t, r) for t, r in stages]
-        keys = stage_keys(techniques)
+        keys = stage_keys(techniques, self.info.blocks)
         mid = combined([part.loss for part in parts], self.metric == "perplexity")
         basis = "; ".join(dict.fromkeys(part.basis for part in parts))
         if len(parts) > 1:

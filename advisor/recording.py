@@ -125,6 +125,7 @@ def evidence_row(
         arch=info.family,
         subfamily=info.subfamily,
         parameters=pipeline.original_layers.parameters,
+        blocks=pipeline.original_layers.info.blocks,
         task=source.task.name,
         metric=TASKS[source.task.name][0],
         unit=quality.unit,

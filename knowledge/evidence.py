@@ -22,6 +22,7 @@ class Evidence(Value):
     arch: Family
     subfamily: str = ""
     parameters: Annotated[int, Field(gt=0)]
+    blocks: int = 0  # repeated blocks of the uncompressed model
     task: str
     metric: Literal["accuracy", "perplexity", "similarity", "fidelity"]
     unit: Literal["pp", "%"]  # of `drop`

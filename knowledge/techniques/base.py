@@ -132,6 +132,10 @@ class Technique(BaseModel):
         """How hard these parameters compress, on the technique's own scale: 0 changes nothing, more loses more."""
         return float(getattr(self, self.dial)) if self.dial else 1.0
 
+    def strength_among(self, blocks: int) -> float:
+        """The same for a model of so many blocks (0: unknown): what measurements on several models are compared by."""
+        return self.strength()
+
     def touches(self, layers: LayerTable) -> BoolColumn:
         """Rows that this technique changes."""
         return np.ones(len(layers), dtype=bool)

@@ -239,10 +239,10 @@ def test_pairs_of_texts_carry_scores(tmp_path, tokenizer):
         ("", "holds no samples"),
         ('{"text": "good", "label": 0}\n{"text": ', "line 2 is no JSON"),
         ("[1]", "line 1 is no object"),
-        ('{"texts": "good", "label": 0}', "sample 1 has no 'text'; its columns: texts, label"),
+        ('{"texts": "good", "label": 0}', "sample 1 has no 'text'; it holds texts, label"),
         ('{"text": "good", "label": 2}', "label 2 of sample 1 is out of range; classes are 0 to 1"),
         ('{"text": "good", "label": "fine"}', "label 'fine' of sample 1 is no class number"),
-        ('{"text": "good", "label": 1}\n{"text": "", "label": 1}', "sample 2 has no 'text'"),
+        ('{"text": "good", "label": 1}\n{"text": "", "label": 1}', "'text' of sample 2 is empty"),
     ],
 )
 def test_bad_texts(tmp_path, tokenizer, content, expected):
