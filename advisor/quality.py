@@ -100,11 +100,9 @@ class QualityModel:
         papers = PAPERS * said.weight + ASSUMED
         blended = (worth * value + papers * self.scale.of(said.loss)) / (worth + papers)
         share = worth / (worth + papers)
-        measured = f"{technique.id}: measured on embedded models"
-        basis = f"{measured}; {said.basis}" if share < MOSTLY else measured
-        return StageLoss(
-            self.scale.loss(blended), said.factor, share, said.basis if share < 1 - MOSTLY else basis
-        )
+        bases = [f"{technique.id}: measured on embedded models"] if share > 1 - MOSTLY else []
+        bases += [said.basis] if share < MOSTLY else []
+        return StageLoss(self.scale.loss(blended), said.factor, share, "; ".join(bases))
 
     # -- chains ------------------------------------------------------------------------------------
 
