@@ -21,6 +21,7 @@ KIN = {"subfamily": 3.0, "family": 2.0, "other": 1.0}
 ALIKE = (1.0, 0.5, 0.2, 0.1)
 LOW, HIGH = 0.2, 0.8  # quantiles that a few outliers do not move; the margin makes up for the rest
 INSIDE = 0.8  # share of chains that an interval is to hold
+EVEN = 0.6  # on the scale: what intervals are widened by alike, beside their own width
 LEAST_MODELS = 3  # to tell how far models lie from each other
 
 
@@ -160,7 +161,8 @@ class Learned:
         if self.margin is None:
             return None
         low, high = self.middle(stages)
-        return min(low - self.margin, 0.0), max(high + self.margin, 0.0)
+        wider = self.margin * (high - low + EVEN)
+        return min(low - wider, 0.0), max(high + wider, 0.0)
 
     def middle(self, stages: Sequence[StageKey]) -> tuple[float, float]:
         """Quantiles of the residuals, those of chains of the same sort counting most."""
@@ -186,7 +188,7 @@ class Learned:
 
     @cached_property
     def margin(self) -> float | None:
-        """What widens the quantiles: each model left out in turn, by how much its chains lay outside."""
+        """What widens the quantiles, in their widths: each model left out in turn, how far its chains lay outside."""
         models = sorted({o.model for o in self.measured})
         if len(models) < LEAST_MODELS:
             return None
@@ -198,7 +200,7 @@ class Learned:
             for outcome in mine:
                 if rest.knows(outcome.stages):
                     error, (low, high) = rest.residual(outcome), rest.middle(outcome.stages)
-                    outside.append(max(low - error, error - high))
+                    outside.append(max(low - error, error - high) / (high - low + EVEN))
         return max(0.0, quantile(np.array(outside), INSIDE)) if outside else None
 
 

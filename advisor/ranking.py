@@ -78,6 +78,11 @@ class Ranked:
         return shortfall(self.misses)
 
 
+def ready(techniques: Sequence[str]) -> float:
+    """The preference for a chain that can be carried out today."""
+    return CAN_RUN if runnable().issuperset(techniques) else 0.0
+
+
 def shortfall(misses: Mapping[str, tuple[float, float]]) -> float:
     """How far limits are missed: one for each, and the doublings to it."""
     return sum(1 + abs(math.log2(max(e, 1e-9) / max(r, 1e-9))) for r, e in misses.values())
@@ -141,8 +146,8 @@ class Ranking:
         )
         weights = self.verdicts.weights(candidate.ids, outlook.compression)
         decisive = max(weights, default=0.0) >= DECISIVE
-        runs = CAN_RUN if runnable().issuperset(candidate.ids) else 0.0
-        return Ranked(candidate, low, mid, high, sum(weights) + runs, decisive, self._misses(outlook))
+        preference = sum(weights) + ready(candidate.ids)
+        return Ranked(candidate, low, mid, high, preference, decisive, self._misses(outlook))
 
     def _misses(self, outlook: Outlook) -> dict[str, tuple[float, float]]:
         latency, memory = outlook.latency.total, outlook.memory_bytes

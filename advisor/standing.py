@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import networkx as nx
 
 from advisor.graph import Candidate, explore
-from advisor.ranking import Ranked, Ranking
+from advisor.ranking import Ranked, Ranking, ready
 from advisor.recommendation import Miss
 from advisor.rules import Refused, concerns
 from advisor.words import listed
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from advisor.advise import Deliberation
 
 Decider = Literal["refusal", "limits", "rule", "score", "weights", "nothing"]  # what keeps a technique out
+READY = "can-be-carried-out"  # no rule: the ranking's own preference
 TIE = 6  # decimals in which preferences are compared, as the ranking does
 
 
@@ -191,8 +192,8 @@ def weight_text(weight: float) -> str:
 
 
 def opinions(this: Ranked, other: Ranked, thought: Deliberation) -> Iterator[Opinion]:
-    """The rules whose weights for two chains differ."""
-    sums: dict[str, list[float]] = {}
+    """The rules whose weights for two chains differ, and whether only one of them can be carried out today."""
+    sums: dict[str, list[float]] = {READY: [ready(this.candidate.ids), ready(other.candidate.ids)]}
     for rule, about, weight in thought.verdicts.preferences():
         for side, ranked in enumerate((this, other)):
             if concerns(about, ranked.candidate.ids, ranked.candidate.outlook.compression):
