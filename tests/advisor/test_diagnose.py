@@ -377,7 +377,7 @@ def test_a_search_in_which_nothing_fits_says_what_would(study):
     assert report.exit_code == 1
     near = json.loads((folder / "pareto.json").read_text())
     trial = next(t for t in near["trials"] if t["number"] == near["nearest"])
-    assert "misses quality by 40 % and size by 25 %" in found["nothing-fits"].seen
+    assert "misses quality by 40 % of the limit and size by 25 % of the limit" in found["nothing-fits"].seen
     relaxed = found["nothing-fits"].commands[0]
     assert f"--max-size {trial['size_bytes']}" in relaxed
     assert float(shlex.split(relaxed)[shlex.split(relaxed).index("--max-drop") + 1]) >= trial["quality_drop"]
