@@ -76,6 +76,7 @@ class QualityModel:
         self.own = [o for o in self.measured if model and o.model == model]
         self.others = [o for o in self.measured if not (model and o.model == model)]
         self._known: dict[tuple[Technique, bool], StageLoss] = {}
+        self._last: tuple[Sequence[Technique], Spread] | None = None
 
     # -- stages ------------------------------------------------------------------------------------
 
@@ -107,7 +108,12 @@ class QualityModel:
     # -- chains ------------------------------------------------------------------------------------
 
     def chain(self, techniques: Sequence[Technique]) -> Spread:
-        """Loss of a chain with its 80 % interval."""
+        """Loss of a chain with its 80 % interval; whoever asks twice in a row is answered at once."""
+        if self._last is None or self._last[0] is not techniques or not isinstance(techniques, tuple):
+            self._last = (techniques, self._chain(techniques))
+        return self._last[1]
+
+    def _chain(self, techniques: Sequence[Technique]) -> Spread:
         stages = [(t, r) for t, r in with_recovery(techniques) if not t.lossless]
         if not stages:
             return NOTHING
