@@ -1,7 +1,5 @@
 """What carrying out a chain costs: the data it needs, training time and peak memory on this machine. Estimates."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from functools import cached_property

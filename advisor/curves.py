@@ -7,10 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
 ALMOST = 0.999  # of the largest possible loss: the scale has no end there
 
 
@@ -51,13 +47,16 @@ class Curve:
     @classmethod
     def through(cls, strengths: Sequence[float], values: Sequence[float], weights: Sequence[float]) -> Curve:
         """The weighted least-squares fit: points of one strength are averaged, falls pooled (isotonic regression)."""
-        at, where = np.unique(np.round(strengths, 4), return_inverse=True)
-        mass = np.bincount(where, weights=weights).astype(np.float64)
-        means = np.bincount(where, weights=np.multiply(values, weights)) / mass
-        fitted = np.maximum(isotonic(means, mass), 0.0)
-        if at[0] > 0:
-            at, fitted = np.concatenate(([0.0], at)), np.concatenate(([0.0], fitted))
-        return cls(tuple(at.tolist()), tuple(fitted.tolist()))
+        points: dict[float, tuple[float, float]] = {}  # strength: (weight, weighted sum)
+        for strength, value, weight in zip(strengths, values, weights, strict=True):
+            mass, total = points.get(at := round(strength, 4), (0.0, 0.0))
+            points[at] = mass + weight, total + weight * value
+        along = sorted(points)
+        means = [points[at][1] / points[at][0] for at in along]
+        fitted = [max(value, 0.0) for value in isotonic(means, [points[at][0] for at in along])]
+        if along[0] > 0:
+            along, fitted = [0.0, *along], [0.0, *fitted]
+        return cls(tuple(along), tuple(fitted))
 
     def at(self, strength: float) -> float:
         """The value at a strength; beyond the last point the loss behind it grows with the square of the strength."""
@@ -72,18 +71,18 @@ class Curve:
         return y0 + (y1 - y0) * (strength - x0) / (x1 - x0)
 
 
-def isotonic(values: Floats, weights: Floats) -> Floats:
+def isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
     """The closest sequence that never falls: neighbors that fall are pooled into their weighted mean.
 
-    >>> isotonic(np.array([1.0, 3.0, 2.0, 4.0]), np.ones(4)).tolist()
+    >>> isotonic([1.0, 3.0, 2.0, 4.0], [1.0, 1.0, 1.0, 1.0])
     [1.0, 2.5, 2.5, 4.0]
     """
     pools: list[tuple[float, float, int]] = []  # mean, weight, members
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+    for value, weight in zip(values, weights, strict=True):
         mean, mass, members = value, weight, 1
         while pools and pools[-1][0] > mean:
             before, more, count = pools.pop()
             mean = (before * more + mean * mass) / (more + mass)
             mass, members = mass + more, members + count
         pools.append((mean, mass, members))
-    return np.repeat([p[0] for p in pools], [p[2] for p in pools])
+    return [mean for mean, _, members in pools for _ in range(members)]

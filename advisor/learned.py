@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from advisor.curves import Curve, Floats, Scale
+from advisor.curves import Curve, Scale
 from advisor.published import alike
 from knowledge.evidence import Evidence
 from knowledge.techniques.base import Family, Level, Need, Technique
 from knowledge.techniques.catalog import CATALOG
 
+Floats = NDArray[np.float64]
 # how much a row counts for a model: rows of nearer kin more
 KIN = {"subfamily": 3.0, "family": 2.0, "other": 1.0}
 # how much a residual counts: of the same techniques, families, first family, of any chain
@@ -49,6 +51,10 @@ class Outcome:
     parameters: int
     stages: tuple[StageKey, ...]
     loss: float
+
+    @cached_property
+    def sorts(self) -> tuple[int, ...]:
+        return sorts(self.stages)
 
 
 def stage_keys(techniques: Sequence[Technique], blocks: int = 0) -> tuple[StageKey, ...]:
@@ -141,7 +147,7 @@ class Learned:
     def __init__(self, measured: Sequence[Outcome], scale: Scale, kin: Kin, compound: bool) -> None:
         self.measured, self.scale, self.kin, self.compound = measured, scale, kin, compound
         self.curves = Curves(measured, scale, kin)
-        self._bounds: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._bounds: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def knows(self, stages: Sequence[StageKey]) -> bool:
         """Whether every stage was measured on some model."""
@@ -149,8 +155,10 @@ class Learned:
 
     def predicted(self, stages: Sequence[StageKey]) -> float:
         """A chain's loss on the scale by the curves; what they do not know counts as nothing lost."""
-        losses = [self.scale.loss((self.curves.stage(s) or (0.0, 0.0))[0]) for s in stages]
-        return self.scale.of(combined(losses, self.compound))
+        values = [(self.curves.stage(s) or (0.0, 0.0))[0] for s in stages]
+        if len(values) == 1:
+            return values[0]
+        return self.scale.of(combined([self.scale.loss(value) for value in values], self.compound))
 
     def residual(self, outcome: Outcome) -> float:
         """How far a measured chain lies from what is predicted for it, on the scale."""
@@ -166,25 +174,24 @@ class Learned:
 
     def middle(self, stages: Sequence[StageKey]) -> tuple[float, float]:
         """Quantiles of the residuals, those of chains of the same sort counting most."""
-        wanted = kinds(stages)
+        wanted = sorts(stages)
         if wanted not in self._bounds:
-            errors, sorts, kin = self._residuals
+            errors, chains, kin = self._residuals
             alike = np.full(len(errors), ALIKE[-1])
             for level in (2, 1, 0):
-                alike[[sort[level] == wanted[level] for sort in sorts]] = ALIKE[level]
-            self._bounds[wanted] = (
-                weighted_quantile(errors, alike * kin, LOW),
-                weighted_quantile(errors, alike * kin, HIGH),
-            )
+                alike[chains[:, level] == wanted[level]] = ALIKE[level]
+            weights = alike * kin
+            self._bounds[wanted] = weighted_quantile(errors, weights, LOW), weighted_quantile(errors, weights, HIGH)
         return self._bounds[wanted]
 
     @cached_property
-    def _residuals(self) -> tuple[Floats, list[tuple[tuple[object, ...], ...]], Floats]:
+    def _residuals(self) -> tuple[Floats, NDArray[np.int64], Floats]:
         """Errors in rising order, the sorts of their chains, and how near their models are."""
-        found = sorted(((self.residual(o), n) for n, o in enumerate(self.measured)), key=lambda pair: pair[0])
-        ordered = [self.measured[n] for _, n in found]
-        kin = np.array([self.kin.weight(o) for o in ordered])
-        return np.array([e for e, _ in found]), [kinds(o.stages) for o in ordered], np.maximum(kin, 1e-9)
+        errors = np.array([self.residual(o) for o in self.measured])
+        rising = np.argsort(errors, kind="stable")
+        chains = np.array([o.sorts for o in self.measured])
+        kin = np.array([self.kin.weight(o) for o in self.measured])
+        return errors[rising], chains[rising], np.maximum(kin[rising], 1e-9)
 
     @cached_property
     def margin(self) -> float | None:
@@ -204,11 +211,15 @@ class Learned:
         return max(0.0, quantile(np.array(outside), INSIDE)) if outside else None
 
 
-def kinds(stages: Sequence[StageKey]) -> tuple[tuple[object, ...], ...]:
-    """What sort of chain it is, finest first: models differ from the curves alike in chains of one sort."""
+def sorts(stages: Sequence[StageKey]) -> tuple[int, ...]:
+    """Numbers of what sort of chain it is, finest first: models differ from the curves alike in chains of one sort."""
     recovered = any(s.recovered for s in stages)
-    families = tuple(CATALOG[s.technique].family.value for s in stages)
-    return (tuple(s.technique for s in stages), recovered), (families, recovered), (families[0], recovered)
+    families = tuple(CATALOG[s.technique].family for s in stages)
+    named = (tuple(s.technique for s in stages), recovered), (families, recovered), (families[0], recovered)
+    return tuple(_SORTS.setdefault(name, len(_SORTS)) for name in named)
+
+
+_SORTS: dict[tuple[object, ...], int] = {}  # every sort that was met; numbers compare faster than names
 
 
 def weighted_quantile(ordered: Floats, weights: Floats, level: float) -> float:

@@ -91,7 +91,7 @@ _BEHIND = np.array([BEHIND.get(role, Cost(0)) for role in ROLES])
 
 def _codes(column: NDArray[np.object_], known: Mapping[str, int], default: str) -> NDArray[np.int64]:
     other = known[default]
-    return np.fromiter((known.get(name, other) for name in column), np.int64, len(column))
+    return np.array([known.get(name, other) for name in column.tolist()], dtype=np.int64)
 
 
 class Around(NamedTuple):

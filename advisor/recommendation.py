@@ -1,7 +1,5 @@
 """The answer to a request as values: chains with estimates and reasons, refusals, and what would change it."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field

@@ -1,9 +1,7 @@
 """What is asked: every option with its default, parsed as people write it, settled against a model and a target."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -62,7 +60,7 @@ class Request(Value):
     assumed: tuple[str, ...] = ()  # every default that mattered, in words; filled by `settled`
 
     @classmethod
-    def parse(cls, **options: Any) -> Request:
+    def parse(cls, **options: Any) -> Self:
         """A request from options as the command line has them: `max_drop="2pp"`, `max_size="50MB"`; None is not given.
 
         Raises InputError naming the option, its value and what is allowed.
@@ -105,7 +103,7 @@ class Request(Value):
         """The requests that the deployed model answers."""
         return Workload(batch=self.batch, seq_len=self.seq_len, image_size=self.image_size, threads=self.threads or 2)
 
-    def settled(self, info: ModelInfo, target: Target) -> Request:
+    def settled(self, info: ModelInfo, target: Target) -> Self:
         """This request with everything filled that the model and the target decide, and every assumption named.
 
         Raises InputError where the request contradicts the model.
@@ -132,7 +130,7 @@ class Request(Value):
         settled = self.model_copy(update=filled)
         return settled.model_copy(update={"assumed": self._assumptions(settled, info, target, text)})
 
-    def _assumptions(self, settled: Request, info: ModelInfo, target: Target, text: bool) -> tuple[str, ...]:
+    def _assumptions(self, settled: Self, info: ModelInfo, target: Target, text: bool) -> tuple[str, ...]:
         given, said = self.model_fields_set, [f"model: {info.note}"] if info.note else []
         if not self.model:
             said.append(f"model: {info.name}, a typical {info.family}")

@@ -97,10 +97,11 @@ class Roofline:
         self.rates = Rates(target, workload)
         self.block = target.channel_block.value if target.channel_block else 1.0
         self.patterns = [p for p in target.accelerates if p in ("2:4", "unstructured")]
+        self._rows: dict[tuple[int, ...], tuple[Rows, tuple[object, ...]]] = {}
 
     def latency(self, layers: LayerTable) -> Latency:
         """Latency of a model as it is deployed."""
-        rates, rows, batch = self.rates, Rows(layers), self.workload.batch
+        rates, rows, batch = self.rates, self._rows_of(layers), self.workload.batch
         integer = (layers.bits == 8) & (layers.group_size <= 0)  # groups of weights become floats before the product
         half = (layers.bits == 16) & (rates.fp16 is None)
         uses = self._positions(layers) * batch
@@ -118,6 +119,14 @@ class Roofline:
         between = BYTES_PER_PASS * (around.plain * rates.plain + around.function * rates.function)
         total = overhead + float(work.sum()) + quantizing + attention + between
         return Latency(total, overhead, float(work[memory > arithmetic].sum()))
+
+    def _rows_of(self, layers: LayerTable) -> Rows:
+        """Most chains leave these columns as they are: then the same arrays stand in both tables."""
+        columns = layers.kind, layers.role, layers.groups, layers.inputs
+        key = tuple(map(id, columns))
+        if key not in self._rows:
+            self._rows[key] = Rows(layers), columns  # kept beside it, so that no other array takes an id
+        return self._rows[key][0]
 
     def _tokens(self, layers: LayerTable) -> float:
         return float((self.workload.seq_len or layers.info.seq_len) * self.workload.batch)

@@ -3,8 +3,6 @@
 What ships with the package was measured on the embedded models; the user's own runs add theirs. Estimates lean on both.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ COLUMNS: dict[str, tuple[Any, Any]] = {
     "exported": (np.bool_, True),  # the model's output depends on it; exporters drop what does not
 }
 
+SHAPE = {"outputs", "inputs", "kernel", "groups", "copies", "rank"}  # columns that say how many weights there are
 ROLES = [
     "stem",
     "body",
@@ -137,11 +138,12 @@ class LayerTable:
     def __len__(self) -> int:
         return len(self.columns["path"])
 
-    def __getattr__(self, name: str) -> NDArray[Any]:
-        try:
-            return cast("NDArray[Any]", self.__dict__["columns"][name])
-        except KeyError:
-            raise AttributeError(name) from None
+    def __post_init__(self) -> None:
+        self.__dict__.update(self.columns)  # a column is an attribute: estimates read them thousands of times
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NDArray[Any]: ...
 
     def index(self, path: str) -> int:
         """Row of the layer at `path`; raises KeyError."""
@@ -239,7 +241,10 @@ class LayerTable:
                 raise ValueError(f"unknown column {name!r}")
             columns[name] = columns[name].copy()
             columns[name][where] = value
-        return LayerTable(self.info, columns)
+        changed = LayerTable(self.info, columns)
+        if "weights" in self.__dict__ and not values.keys() & SHAPE:
+            changed.__dict__["weights"] = self.weights  # most techniques change other columns
+        return changed
 
     def keep(self, where: BoolColumn) -> LayerTable:
         """Only the chosen rows."""

@@ -1,8 +1,6 @@
 """Presets: partial plans, each a budget and parameters to start from."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -20,7 +18,7 @@ class Preset(Value):
     params: dict[str, dict[str, Any]] = Field(default_factory=dict)  # technique -> parameter -> value to start from
 
     @model_validator(mode="after")
-    def _known(self) -> Preset:
+    def _known(self) -> Self:
         for name, params in self.params.items():
             check_params(known_technique(name, "params", name), params, ("params", name))
         return self

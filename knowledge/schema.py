@@ -1,10 +1,8 @@
 """Rules, claims and targets: what the YAML files under `knowledge/` may say."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
@@ -36,7 +34,7 @@ class Selector(Value):
     exclude: tuple[str, ...] = ()  # techniques that are not meant
 
     @model_validator(mode="after")
-    def _one_subject(self) -> Selector:
+    def _one_subject(self) -> Self:
         subjects = (self.technique, self.family, self.need, self.chain, self.compression)
         if sum(s is not None for s in subjects) != 1:
             raise ValueError("name exactly one of technique, family, need, chain, compression")
@@ -79,7 +77,7 @@ class Order(Value):
     then: str
 
     @model_validator(mode="after")
-    def _known(self) -> Order:
+    def _known(self) -> Self:
         for field, name in (("first", self.first), ("then", self.then)):
             if name not in {f.value for f in Family}:
                 known_technique(name, field)
@@ -93,7 +91,7 @@ class Requirement(Value):
     after: Selector
 
     @model_validator(mode="after")
-    def _known(self) -> Requirement:
+    def _known(self) -> Self:
         known_technique(self.technique)
         return self
 
@@ -109,7 +107,7 @@ class Setting(Value):
     high: float | None = None
 
     @model_validator(mode="after")
-    def _fits_the_parameter(self) -> Setting:
+    def _fits_the_parameter(self) -> Self:
         cls = known_technique(self.technique)
         if self.param not in cls.model_fields:
             near = difflib.get_close_matches(self.param, cls.model_fields, n=1) or list(cls.model_fields)
@@ -158,7 +156,7 @@ class Conclusion(Value):
     warn: Selector | Literal["all"] | None = None
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Conclusion:
+    def _one_kind(self) -> Self:
         if sum(getattr(self, name) is not None for name in type(self).model_fields) != 1:
             raise ValueError(f"name exactly one of {', '.join(type(self).model_fields)}")
         if self.refuse is not None and (self.refuse.chain is not None or self.refuse.compression is not None):
@@ -185,7 +183,7 @@ class Rule(Value):
         return when
 
     @model_validator(mode="after")
-    def _placeholders_are_facts(self) -> Rule:
+    def _placeholders_are_facts(self) -> Self:
         for field in ("text", "remedy", "departs"):
             for name in PLACEHOLDER.findall(getattr(self, field)):
                 if name not in VOCABULARY:
@@ -217,7 +215,7 @@ class Claim(Value):
     note: str = ""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Claim:
+    def _consistent(self) -> Self:
         check_params(known_technique(self.technique), self.params, ("params",))
         for name in self.chain:
             known_technique(name, "chain")

@@ -1,10 +1,8 @@
 """Typical models, for a request that names none: exact tables built from a few sizes in models/*.yaml."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -43,7 +41,7 @@ class TypicalModel(Value):
     source: Text
 
     @model_validator(mode="after")
-    def _can_be_built(self) -> TypicalModel:
+    def _can_be_built(self) -> Self:
         if unknown := set(self.info) - {"family", "task", "subfamily", "architecture"}:
             raise Fault(("info", min(unknown)), "", "unknown field", "known: family, task, subfamily, architecture")
         if self.info.get("family") not in get_args(Family) or not self.info.get("task"):

@@ -1,9 +1,7 @@
 """The values that all layers speak in. An estimate and a measurement are different types and never mix unnamed."""
 
-from __future__ import annotations
-
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -182,7 +180,7 @@ class Quality(Value):
     higher_is_better: bool
     unit: Literal["pp", "%"]  # the unit in which its loss is counted
 
-    def drop_from(self, baseline: Quality, unit: Literal["pp", "%"] | None = None) -> float:
+    def drop_from(self, baseline: Self, unit: Literal["pp", "%"] | None = None) -> float:
         """Loss against `baseline` in the metric's own unit or the one asked for; negative: a gain.
 
         `pp`: percentage points of values in 0…1. `%`: percent of the baseline's value.

@@ -119,8 +119,7 @@ def test_recommend_starts_about_as_fast_as_its_libraries():
             before = cpu_seconds()
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             seconds[name].append(cpu_seconds() - before)
-    # the aim is 2, and 1.9 to 2.1 is measured: the room above keeps a noisy machine from deciding
-    assert statistics.median(seconds["ours"]) <= 2.25 * statistics.median(seconds["base"]), seconds
+    assert statistics.median(seconds["ours"]) <= 2 * statistics.median(seconds["base"]), seconds
 
 
 def cpu_seconds():
