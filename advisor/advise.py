@@ -10,7 +10,7 @@ from advisor.answer import NOT_YET, RANKING_SOURCE, Answer, profile_of
 from advisor.changes import MORE_DROP, changes_of
 from advisor.evidence import own_evidence
 from advisor.facts import facts_of
-from advisor.graph import Candidate, build_graph, explore
+from advisor.graph import Candidate, Explored, build_graph, explore
 from advisor.predict import Predictor
 from advisor.ranking import Ranked, Ranking
 from advisor.readiness import runnable
@@ -34,9 +34,14 @@ class Deliberation:
     facts: Facts
     verdicts: Verdicts
     graph: nx.DiGraph
-    candidates: tuple[Candidate, ...]
-    ranked: tuple[Ranked, ...]  # all of them, best first
+    explored: Explored
+    ranked: tuple[Ranked, ...]  # all candidates, best first
     answer: Answer
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The chains worth comparing."""
+        return self.explored.candidates
 
 
 def deliberate(
@@ -69,10 +74,10 @@ def consider(settled: Request, known: Knowledge, predictor: Predictor, only_runn
         verdicts = without_planned(verdicts)
     ranking = Ranking(settled, predictor, verdicts)
     graph = build_graph(verdicts)
-    candidates = tuple(explore(graph, verdicts, predictor, ranking.score, ranking.hope(MORE_DROP)))
-    ranked = tuple(ranking.order(candidates))
+    explored = explore(graph, verdicts, predictor, ranking.score, ranking.hope(MORE_DROP))
+    ranked = tuple(ranking.order(explored.candidates))
     answer = Answer(settled, predictor, verdicts)
-    return Deliberation(settled, known, predictor, facts, verdicts, graph, candidates, ranked, answer)
+    return Deliberation(settled, known, predictor, facts, verdicts, graph, explored, ranked, answer)
 
 
 def without_planned(verdicts: Verdicts) -> Verdicts:
@@ -101,6 +106,8 @@ def advise(
         facts=dict(thought.facts),
         profile=profile_of(thought.predictor),
         chains=chains,
+        chains_estimated=thought.explored.estimated,
+        all_estimated=thought.explored.complete,
         refused=thought.verdicts.refused,
         nearest="" if any(c.fits for c in chains) or not chains else chains[0].id,
         changes=changes_of(thought, consider),

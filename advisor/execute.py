@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.folders import check_run_folder, make_folder, plan_in, question
 from advisor.plans import save_plan, techniques
+from advisor.profile import check_real
 from advisor.workloads import check_measurable
 from knowledge.files import replacing_folder, write_text
 from knowledge.sources import is_factory
@@ -124,6 +125,7 @@ def open_pipeline(plan: Plan, store: Store | None = None, allow_code: bool = Fal
     from backends.runner import Pipeline
     from backends.store import Store
 
+    check_real(plan.model, plan.knowledge)
     pipeline = Pipeline.open(
         plan.model,
         workload=plan.workload,

@@ -118,19 +118,30 @@ class Hope:
     shortfall: Callable[[Outlook], float]  # how far a chain is from meeting every limit; 0: it does
 
 
+@dataclass(frozen=True)
+class Explored:
+    """The chains worth comparing, and how many were looked at to find them."""
+
+    candidates: tuple[Candidate, ...]
+    estimated: int  # chains, whatever the settings of their stages
+    complete: bool  # False: there are more of them than may be estimated
+
+
 def explore(
     graph: nx.DiGraph, verdicts: Verdicts, predictor: Predictor, score: Score, hope: Hope | None = None
-) -> list[Candidate]:
+) -> Explored:
     """Every chain worth comparing, the most promising estimated first. `score(outlook, stages)`: larger is better.
 
     Where there are more than can be estimated, the rest of the time goes to those that shrink and speed up most,
     whatever they cost: limits may ask for that. The best are refined, a setting at a time.
     """
     found = Exploration(graph, verdicts, predictor, hope)
-    if not found.explore(score, MAX_OUTLOOKS):
-        found.explore(lambda outlook, stages: math.log2(outlook.compression * outlook.speedup), MORE_OUTLOOKS)
+    complete = found.explore(score, MAX_OUTLOOKS) or found.explore(
+        lambda outlook, stages: math.log2(outlook.compression * outlook.speedup), MORE_OUTLOOKS
+    )
+    estimated = found.estimated  # refining tries other settings of the same chains
     found.refine(score)
-    return found.candidates
+    return Explored(tuple(found.candidates), estimated, complete)
 
 
 def counted(techniques: Sequence[Technique]) -> int:
@@ -158,6 +169,7 @@ class Exploration:
         self.hope, self.one_fits = hope, False
         self.begin = State(START, (), predictor.layers, predictor.baseline)
         self.candidates = [Candidate((), predictor.baseline)] if graph.has_edge(START, EXPORT) else []
+        self.estimated = len(self.candidates)
         self.known: dict[tuple[Technique, ...], State | None] = {}  # None: not worth going on
         self.costs: dict[str, list[Costs]] = {}  # of the chains that reached a node
         self.usual: dict[str, tuple[Technique, ...]] = {}  # settings to explore with
@@ -296,6 +308,7 @@ class Exploration:
             outlook = replace(state.outlook, drop=self.predictor.quality.chain(chain))
         else:
             outlook = self.predictor.outlook(chain, files)
+        self.estimated += 1
         child = State(step.node, chain, layers, outlook)
         mine, others = child.costs(self.verdicts), self.costs.setdefault(step.node, [])
         if any(all(map(operator.le, other, mine)) for other in others):

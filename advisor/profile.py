@@ -24,7 +24,7 @@ from knowledge.names import nearest
 from knowledge.roles import assign, completed
 from knowledge.sources import check_framework, is_factory
 from knowledge.tasks import check_task, check_told, check_transformers, own_task
-from knowledge.typical import build, typical, typical_models
+from knowledge.typical import TypicalModel, build, typical, typical_models
 from knowledge.values import InputError, Workload
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -79,7 +79,7 @@ def _named(source: str, arch: str | None, task: str | None, workload: Workload, 
         return profile_factory(source, task, arch, workload)
     if HUB_ID.fullmatch(source) and not source.startswith("."):
         return _from_hub(source, arch, task, workload)
-    if (model := next((m for m in typical_models(knowledge) if m.id == source), None)) is not None:
+    if (model := _typical_named(source, knowledge)) is not None:
         return build(model, workload)
     raise InputError(
         "model",
@@ -87,6 +87,21 @@ def _named(source: str, arch: str | None, task: str | None, workload: Workload, 
         "no such folder or file",
         "give a folder, zoo:NAME, a hub id (owner/name), package.module:factory or a typical model's id",
     )
+
+
+def check_real(source: str, knowledge: str = "") -> None:
+    """Raise InputError for a model that only estimates can be made for: a typical one by its id, or by no name."""
+    remedy = "name a MODEL: a folder, zoo:NAME, a hub id (owner/name), an .onnx file or package.module:factory"
+    if not source:
+        raise InputError("model", "", "none is named: a typical one stands in for estimates only", remedy)
+    elsewhere = source.startswith("zoo:") or source.endswith(".onnx") or is_factory(source) or Path(source).exists()
+    if not elsewhere and _typical_named(source, knowledge) is not None:
+        problem = "is a typical model, which stands in for estimates only and has no weights"
+        raise InputError("model", source, problem, remedy)
+
+
+def _typical_named(name: str, knowledge: str) -> TypicalModel | None:
+    return next((model for model in typical_models(knowledge) if model.id == name), None)
 
 
 def zoo_table(name: str) -> LayerTable:

@@ -70,7 +70,8 @@ class Change(Value):
 class Recommendation(Value):
     """Ranked chains for a request. `nearest` is set when nothing fits: the chain that misses by the least.
 
-    `changes` are what would make the answer another one.
+    `changes` are what would make the answer another one. Where not `all_estimated`, there are more chains than may be
+    estimated: the most promising were, and those that compress most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -80,6 +81,8 @@ class Recommendation(Value):
     facts: dict[str, Any]
     profile: dict[str, Any]
     chains: tuple[Chain, ...]
+    chains_estimated: int
+    all_estimated: bool
     refused: tuple[Refused, ...]
     nearest: str = ""
     changes: tuple[Change, ...] = ()

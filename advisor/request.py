@@ -53,7 +53,7 @@ class Request(Value):
     threads: Annotated[int, Field(ge=1)] | None = None
     params: Annotated[int, Field(gt=0)] | None = None  # trainable numbers of the typical model
     top: Annotated[int, Field(ge=1)] = 5
-    knowledge: str = ""  # the user's own folder of rules, claims and targets
+    knowledge: str = ""  # the user's own folder of rules, claims, targets, models and presets
     seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
     arch_named: bool = Field(False, exclude=True)  # whether `arch` was asked for; filled by `settled`
     drop_unit_named: bool = Field(False, exclude=True)  # whether the drop came with a unit; filled by `settled`

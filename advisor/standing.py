@@ -119,7 +119,7 @@ def best_with(technique: str, thought: Deliberation) -> Ranked | None:
     way = through(technique, thought.graph)
     if way is not None:  # chains that others beat at every step were not followed to their ends
         followed = explore(way, thought.verdicts, thought.predictor, ranking.score)
-        found = ranking.order([*(r.candidate for r in found), *(c for c in followed if technique in c.ids)])
+        found = ranking.order([*(r.candidate for r in found), *(c for c in followed.candidates if technique in c.ids)])
     return found[0] if found else None
 
 

@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 NUMBERS = itertools.count()
@@ -57,3 +58,11 @@ def model(bert, folder):
     """A private copy of the classifier, to be broken."""
     shutil.copytree(bert, folder / "model")
     return folder / "model"
+
+
+@pytest.fixture
+def digits():
+    """Samples for networks of 8 × 8 pixels."""
+    rng = np.random.default_rng(0)
+    np.savez("digits.npz", pixels=rng.normal(size=(40, 1, 8, 8)).astype(np.float32), labels=np.arange(40) % 10)
+    return {"eval": "digits.npz"}

@@ -15,6 +15,7 @@ from knowledge.values import InputError
 Command = Callable[..., Any]
 FOLDER = click.Path(path_type=Path)
 DATA = ("train", "calibration", "eval")
+OWN_KNOWLEDGE = "Your rules/, claims/, targets/, models/ and presets/, laid over ours."
 
 # name, value, help; the request checks the values, so that the command line and the Python API say the same
 REQUEST = (
@@ -39,13 +40,13 @@ REQUEST = (
     ("seq-len", "N", "Sequence length of the workload. [128]"),
     ("image-size", "3x224x224", "Image size of the workload. [the model's]"),
     ("threads", "N", "Threads of the workload. [the target's]"),
-    ("knowledge", "DIR", "Your rules/, claims/ and targets/, laid over ours."),
+    ("knowledge", "DIR", OWN_KNOWLEDGE),
     ("seed", "N", "Seed of everything random. [0]"),
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 allow_code = click.option("--allow-code", is_flag=True, help="Run the Python code that the plan names.")
-knowledge = click.option("--knowledge", metavar="DIR", help="Your rules/, claims/ and targets/, laid over ours.")
+knowledge = click.option("--knowledge", metavar="DIR", help=OWN_KNOWLEDGE)
 out = click.option(
     "--out", "-o", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Folder to write."
 )

@@ -17,6 +17,7 @@ def show_recommendation(advice: Json) -> None:
     click.secho(about(advice["profile"]), bold=True)
     pairs(asked(advice["request"]), indent="  ")
     show_chains(advice["chains"])
+    show_left_out(advice)
     show_misses(advice)
     if advice["chains"]:
         show_cost(advice["chains"][0])
@@ -41,6 +42,13 @@ def show_chains(chains: list[Json]) -> None:
     ]
     right = ("size", "smaller", "faster", "quality lost")
     table(("", "chain", "size", "smaller", "faster", "quality lost", "fits"), rows, right, fold="chain")
+
+
+def show_left_out(advice: Json) -> None:
+    """That some chains were not estimated, where that is so."""
+    if not advice["all_estimated"]:
+        count = advice["chains_estimated"]
+        paragraph(f"{count} chains were estimated, the most promising first; others were not looked at.")
 
 
 def show_cost(chain: Json) -> None:

@@ -181,7 +181,8 @@ class WeightOnly(IntegerGroups):
     """Store dense weights in groups of `group_size` with `bits` a weight, rounded to nearest; no data are needed.
 
     Scales cost bits too: 4-bit weights in groups of 128 with fp32 scales and zero points take 4.28. Memory-bound work
-    gets faster with the bytes, as decoding one request at a time does; large batches do not (arXiv:2306.00978).
+    gets faster with the bytes, as decoding one request at a time does (arXiv:2306.00978, section 4.1); large batches do
+    not.
     """
 
     id: ClassVar[str] = "weight_only"
@@ -191,8 +192,9 @@ class WeightOnly(IntegerGroups):
 class Gptq(IntegerGroups):
     """Round dense weights column by column, moving those not yet rounded so that each layer's outputs change least.
 
-    The update comes from the inverse Hessian of the layer's calibration inputs; `damping` is added to its diagonal as a
-    share of the mean. `reorder` rounds the columns with the largest inputs first (arXiv:2210.17323, section 3).
+    The update comes from the inverse Hessian of the layer's calibration inputs; `damping` is added to the Hessian's
+    diagonal as a share of its mean (arXiv:2210.17323, section 4). `reorder` rounds the columns with the largest inputs
+    first, as --act-order of the authors' code does (https://github.com/IST-DASLab/gptq).
     """
 
     id: ClassVar[str] = "gptq"
@@ -222,8 +224,8 @@ class Awq(IntegerGroups):
 class Nf4(GroupWeights):
     """Store dense weights as indices into 16 values that suit a normal distribution, in groups with an fp32 scale.
 
-    No data are needed, and no zero points. In ONNX Runtime its kernel is right and slow: for size only
-    (arXiv:2305.14314, section 3). Rows must divide into whole groups.
+    No data are needed, and no zero points; arXiv:2305.14314, section 3, derives the values. In ONNX Runtime its
+    kernel is right and slow: for size only. Rows must divide into whole groups.
     """
 
     id: ClassVar[str] = "nf4"

@@ -160,7 +160,7 @@ class ComplexInt8(Int8):
 
     The two parts have different ranges: one scale for both wastes bits of the narrower. Ranges of the activations come
     from calibration data, part by part. Dense layers around the core are stored as int8_static does. The arithmetic is
-    that of arXiv:1712.05877; the split by parts is that of "Step 4: Advanced Model Compression", section 2.
+    that of arXiv:1712.05877; scales per channel are those of "Step 4: Advanced Model Compression", section 2.
     """
 
     id: ClassVar[str] = "complex_int8"

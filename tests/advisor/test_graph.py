@@ -88,7 +88,7 @@ def test_recovery_cannot_be_skipped_where_training_is_possible():
 def test_chains_are_sane_and_make_legal_plans(plan):
     request, predictor, verdicts, graph = plan
     ranking = Ranking(request, predictor, verdicts)
-    found = explore(graph, verdicts, predictor, ranking.score)
+    found = explore(graph, verdicts, predictor, ranking.score).candidates
     assert found
     for candidate in found:
         families = [t.family for t in candidate.techniques if t.family is not Family.RECOVER]
@@ -108,7 +108,7 @@ def test_exploring_finds_what_trying_everything_finds():
     request, predictor, verdicts, graph = planned(arch="cnn", max_drop="5pp")
     ranking = Ranking(request, predictor, verdicts)
     score = ranking.score
-    best = max(score(c.outlook, len(c.techniques)) for c in explore(graph, verdicts, predictor, score))
+    best = max(score(c.outlook, len(c.techniques)) for c in explore(graph, verdicts, predictor, score).candidates)
     oracle = []
     for path in nx.all_simple_paths(graph, START, EXPORT):
         names = [graph.nodes[n]["technique"] for n in path[1:-1]]
@@ -121,7 +121,7 @@ def test_exploring_finds_what_trying_everything_finds():
 
 def test_outlooks_on_the_way_equal_outlooks_from_the_start(plan):
     request, predictor, verdicts, graph = plan
-    found = explore(graph, verdicts, predictor, Ranking(request, predictor, verdicts).score)
+    found = explore(graph, verdicts, predictor, Ranking(request, predictor, verdicts).score).candidates
     for candidate in found[:: max(1, len(found) // 12)]:
         again = predictor.chain(candidate.techniques)
         assert candidate.outlook.bytes == pytest.approx(again.bytes)

@@ -44,6 +44,13 @@ def test_a_users_entries_are_listed_too(tmp_path):
     assert rows[-1]["says"] == {"when": "arch is rnn", "then": ["warn of any chain"]}
 
 
+@pytest.mark.parametrize("command", [("recommend",), ("knowledge", "rules")])
+def test_help_names_every_kind_that_a_users_folder_may_hold(command):
+    shown = " ".join(advisor(*command, "--help").output.split())
+    said = shown.partition("--knowledge DIR ")[2].partition(", laid over ours.")[0]
+    assert all(f"{kind}/" in said for kind in KINDS), said
+
+
 def test_rules_by_technique_are_those_that_speak_of_it():
     for technique in CATALOG:
         rows = listing.rules(KNOWN, technique=technique)

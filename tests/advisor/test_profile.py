@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.profile import profile_source, zoo_table
+from advisor.profile import check_real, profile_source, zoo_table
 from advisor.workloads import at_workload
 from knowledge.values import InputError, Workload
 
@@ -258,6 +258,19 @@ def test_sources_that_are_not_there(tmp_path):
     assert "did you mean digits-cnn" in line("zoo:digit-cnn")
     assert "give MODEL, or --arch" in line(None)
     assert "leave out MODEL" in line("zoo:minilm", params=7_000_000)
+
+
+def test_typical_models_are_told_from_real_ones_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "models").mkdir(parents=True)
+    own = (ROOT / "knowledge" / "models" / "resnet-50.yaml").read_text().replace("id: resnet-50", "id: our-net")
+    (tmp_path / "mine" / "models" / "our-net.yaml").write_text(own)
+    for name, knowledge in (("resnet-50", ""), ("our-net", "mine"), ("", "")):
+        with pytest.raises(InputError, match="for estimates only"):
+            check_real(name, knowledge)
+    (tmp_path / "resnet-50").mkdir()
+    for name in ("resnet-50", "our-net", "zoo:minilm", "owner/name", "own:build", "m.onnx"):
+        check_real(name)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\x01", '"a"'])

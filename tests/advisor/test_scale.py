@@ -1,8 +1,10 @@
 """Many techniques and many rules: the answer comes, names a bounded number of chains, and is the best of those."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typed import advisor
 
 from advisor import graph
 from advisor.advise import advise, deliberate
@@ -55,12 +57,55 @@ def test_chains_beyond_the_bound_are_left_out_the_best_are_not(many, outlooks, m
         monkeypatch.setattr(graph, "MAX_OUTLOOKS", most)
         monkeypatch.setattr(graph, "MORE_OUTLOOKS", more)
         outlooks.clear()
-        found = graph.explore(thought.graph, thought.verdicts, thought.predictor, ranking.score)
+        found = graph.explore(thought.graph, thought.verdicts, thought.predictor, ranking.score).candidates
         singles = sum(len(planned) for planned in thought.verdicts.settings.values())
         assert len(outlooks) <= most + more + 2 * singles
         smallest = min(found, key=lambda candidate: candidate.outlook.bytes)
         assert smallest.outlook.bytes <= 1.1 * min(c.outlook.bytes for c in thought.candidates)
         assert ranking.order(found)[0].candidate.ids == whole[0]
+
+
+@pytest.fixture
+def bound(monkeypatch):
+    """Sets how many chains may be estimated: the most promising, and those that compress most."""
+
+    def set_to(most, more):
+        monkeypatch.setattr(graph, "MAX_OUTLOOKS", most)
+        monkeypatch.setattr(graph, "MORE_OUTLOOKS", more)
+
+    return set_to
+
+
+def test_an_answer_says_whether_all_chains_were_estimated(bound):
+    bound(10**6, 0)
+    whole, answer = deliberate(REQUEST), advise(REQUEST)
+    assert answer.all_estimated
+    assert answer.chains_estimated == whole.explored.estimated >= len({c.ids for c in whole.candidates})
+    bound(10, 5)
+    cut, answer = deliberate(REQUEST), advise(REQUEST)
+    assert not answer.all_estimated
+    assert answer.chains_estimated == cut.explored.estimated < whole.explored.estimated
+    assert len({c.ids for c in cut.candidates}) <= cut.explored.estimated
+    bound(10, 10**6)  # what the first look leaves out, the second one finds
+    assert deliberate(REQUEST).explored.complete
+
+
+def test_refining_counts_no_chain_twice(bound, monkeypatch):
+    bound(10**6, 0)
+    refined = deliberate(REQUEST).explored
+    monkeypatch.setattr(graph.Exploration, "refine", lambda self, score: None)
+    plain = deliberate(REQUEST).explored
+    assert len(refined.candidates) > len(plain.candidates)
+    assert refined.estimated == plain.estimated
+
+
+def test_the_terminal_tells_of_chains_that_were_not_looked_at(bound):
+    command = ("recommend", "--arch", "cnn")
+    assert "not looked at" not in advisor(*command).stdout
+    bound(5, 2)
+    told = json.loads(advisor(*command, "--json").stdout)
+    line = f"{told['chains_estimated']} chains were estimated, the most promising first; others were not looked at."
+    assert line in advisor(*command).stdout.splitlines()
 
 
 def test_weights_and_edges_are_those_of_every_rule_in_turn(many):
