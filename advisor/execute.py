@@ -196,8 +196,13 @@ def _ship(pipeline: Pipeline, records: Sequence[StageRecord], target: Path) -> N
             config.save_pretrained(str(beside))
 
 
-def measure(plan: Plan, pipeline: Pipeline, file: Path) -> Verification:
-    """Size, speed, memory and quality of `file` against the uncompressed model's, on the verification split."""
+def measure(
+    plan: Plan, pipeline: Pipeline, file: Path, prompts: Sequence[int] = (), batches: Sequence[int] = ()
+) -> Verification:
+    """Size, speed, memory and quality of `file` against the uncompressed model's, on the verification split.
+
+    A causal model's decoding is measured at each of `prompts` (tokens) and `batches`, else at the plan's workload.
+    """
     from backends.onnx.verify import verify
     from backends.tasks import reference_outputs
 
@@ -212,6 +217,9 @@ def measure(plan: Plan, pipeline: Pipeline, file: Path) -> Verification:
         reference=reference,
         workload=plan.workload,
         budget=plan.budget,
+        longest=source.info.max_length,
+        prompts=prompts,
+        batches=batches,
     )
 
 

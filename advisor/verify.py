@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,23 @@ from advisor.execute import Progress, measure, open_pipeline, silent
 from advisor.plans import load_plan
 from advisor.report import read_json, write_run_report
 from knowledge.files import write_text
+from knowledge.layers import ModelInfo
 from knowledge.values import InputError
 
 
 def verify_artifact(
-    artifact: Path, plan_file: Path | None = None, allow_code: bool = False, progress: Progress = silent
+    artifact: Path,
+    plan_file: Path | None = None,
+    allow_code: bool = False,
+    progress: Progress = silent,
+    prompts: Sequence[int] = (),
+    batches: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The JSON of a fresh verification of a run folder, its artifact folder or its ONNX file.
 
-    A run folder's `verification.json`, `run.json` and reports then show it. Raises InputError without a file or a plan.
+    A causal model's decoding is measured at each of `prompts` (tokens) and `batches`, else at the plan's workload. A
+    run folder's `verification.json`, `run.json` and reports then show it. Raises InputError without a file or a plan,
+    and for prompts that the model cannot read or continue.
     """
     file, folder = artifact_file(Path(artifact))
     if plan_file is None:
@@ -27,17 +36,35 @@ def verify_artifact(
             raise InputError("artifact", artifact, "lies in no run folder: plan.yaml is missing", "name it with --plan")
     plan = load_plan(plan_file, allow_code)
     check_loads(file)
-    progress(f"exporting the uncompressed {plan.model}")
     pipeline = open_pipeline(plan, allow_code=allow_code)
+    check_prompts(prompts, batches, pipeline.source.info)
+    progress(f"exporting the uncompressed {plan.model}")
     baseline = pipeline.baseline
     progress(f"measuring against it: {baseline.file_bytes / 1e6:.2f} MB")
-    found = measure(plan, pipeline, file).model_dump(mode="json", by_alias=True)
+    found = measure(plan, pipeline, file, prompts, batches).model_dump(mode="json", by_alias=True)
     if (folder / "run.json").exists():
         run = {**read_json(folder / "run.json"), "verification": found}
         write_text(folder / "verification.json", json.dumps(found, indent=1))
         write_text(folder / "run.json", json.dumps(run))
         write_run_report(folder, run)
     return found
+
+
+def check_prompts(prompts: Sequence[int], batches: Sequence[int], info: ModelInfo) -> None:
+    """Raise InputError where decoding cannot be measured as asked."""
+    from backends.onnx.decoding import NEW_TOKENS
+
+    asked = {"prompt-length": prompts, "batch": batches}
+    for name, values in asked.items():
+        if values and info.task != "causal-lm":
+            raise InputError(name, values[0], f"{info.name} writes no text", "leave it out")
+    for length in prompts:
+        if 0 < info.max_length < length + NEW_TOKENS:
+            problem = f"{info.name} has {info.max_length} positions, and {NEW_TOKENS} are for the tokens that follow"
+            most = info.max_length - NEW_TOKENS
+            raise InputError(
+                "prompt-length", length, problem, f"ask for {most} or fewer" if most > 0 else "leave it out"
+            )
 
 
 def check_loads(file: Path) -> None:

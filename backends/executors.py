@@ -10,7 +10,9 @@ from knowledge.techniques.base import Technique
 from knowledge.techniques.distill import Distill
 from knowledge.techniques.factorize import Svd
 from knowledge.techniques.fuse import GraphFusion
+from knowledge.techniques.groups import Nf4, WeightOnly
 from knowledge.techniques.prune import Magnitude
+from knowledge.techniques.prune_once import SparseGpt, Wanda
 from knowledge.techniques.quantize import Fp16, Int8Dynamic, Int8Static
 from knowledge.techniques.recover import Finetune
 from knowledge.techniques.reshape import Channels, LayerDrop
@@ -22,10 +24,14 @@ EXECUTORS: dict[type[Technique], str] = {
     LayerDrop: "backends.reshape.layer_drop:apply",
     Svd: "backends.factorize.svd:apply",
     Magnitude: "backends.prune.magnitude:apply",
+    Wanda: "backends.prune.by_inputs:apply",
+    SparseGpt: "backends.prune.by_inputs:apply",
     Finetune: "backends.recover.finetune:apply",
     Fp16: "backends.onnx.fp16:apply",
     Int8Dynamic: "backends.onnx.int8_dynamic:apply",
     Int8Static: "backends.onnx.int8_static:apply",
+    WeightOnly: "backends.onnx.weight_only:apply",
+    Nf4: "backends.onnx.nf4:apply",
     GraphFusion: "backends.onnx.fusion:apply",
 }
 

@@ -114,19 +114,19 @@ class Exportable(nn.Module):
         self.module, self.names, self.output = module, names, output
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        with _experts(self.module, EXPORTED_EXPERTS):
+        with exported_experts(self.module):
             return one_output(self.module, self.names, self.output, list(tensors))
 
 
 @contextmanager
-def _experts(module: nn.Module, form: str) -> Iterator[None]:
-    """Compute experts in this form while open, where they are computed in the fast one."""
+def exported_experts(module: nn.Module) -> Iterator[None]:
+    """Compute experts in the form that exports while open, where they are computed in the fast one."""
     config: Any = getattr(module, "config", None)
     before = getattr(config, "_experts_implementation", None)
     if before != FAST_EXPERTS:
         yield
         return
-    config._experts_implementation = form
+    config._experts_implementation = EXPORTED_EXPERTS
     try:
         yield
     finally:

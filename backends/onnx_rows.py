@@ -11,7 +11,18 @@ import onnx_ir as ir
 from backends.onnx import graph as graphs
 from backends.onnx.weights import tensors
 from backends.onnx_shapes import known_sizes, last_size
-from backends.onnx_stored import CONVS, DENSE, FOLLOWED, NORMS, RECURRENT, Stored, layer_path, stored
+from backends.onnx_stored import (
+    CONVS,
+    DENSE,
+    FOLLOWED,
+    GROUPED,
+    NORMS,
+    RECURRENT,
+    Stored,
+    grouped_sizes,
+    layer_path,
+    stored,
+)
 
 Row = dict[str, Any]
 SMALL = 64  # numbers: smaller leftovers share a row
@@ -37,7 +48,7 @@ class Reader:
             yield from self._conv(node, *CONVS[kind])
         elif kind in DENSE:
             yield from self._dense(node, *DENSE[kind])
-        elif kind == "MatMulNBits":
+        elif kind in GROUPED:
             yield from self._blocks(node)
         elif kind in ("Gather", "GatherND", "GatherBlockQuantized"):
             yield from self._lookup(node)
@@ -91,14 +102,13 @@ class Reader:
         yield from self._row(weight, node, shape, positions, bias)
 
     def _blocks(self, node: ir.Node) -> Iterator[Row]:
-        """MatMulNBits: weights [outputs, blocks, bytes] and zero points packed alike, a scale per block."""
-        weight = stored(node.inputs[1])
-        if weight is None:
+        """MatMulNBits and MatMulBnb4: packed weights, a scale for each group, zero points packed alike or none."""
+        weight, sizes = stored(node.inputs[1]), grouped_sizes(node)
+        if weight is None or sizes is None:
             return
-        outputs, inputs = int(graphs.attribute(node, "N", 0)), int(graphs.attribute(node, "K", 0))
-        bits, size = int(graphs.attribute(node, "bits", 4)), int(graphs.attribute(node, "block_size", 32))
-        shape = {"kind": "linear", "outputs": outputs, "inputs": inputs, "bits": bits, "group_size": size}
-        shape |= self._block_scales(node, 2, 3, outputs * -(-inputs // size), bits, weight.name)
+        outputs, inputs = sizes
+        shape: Row = {"kind": "linear", "outputs": outputs, "inputs": inputs}
+        shape |= self._groups(node, outputs, inputs, 32, weight.name)
         bias = self._added(node.outputs[0], outputs)
         yield from self._row(weight, node, shape, self._uses(node.outputs[0], outputs), bias)
 
@@ -114,13 +124,11 @@ class Reader:
                 table, node, {"kind": "experts", "outputs": outputs, "inputs": inputs, "copies": copies}, uses / copies
             )
         elif len(table.sizes) == 2 and (table.tensor.dtype.is_floating_point() or table.tensor.size > SMALL):
-            entries, width = table.sizes
+            grouped = grouped_sizes(node)
+            entries, width = grouped or table.sizes
             shape: Row = {"kind": "embedding", "outputs": entries, "inputs": width}
-            if node.op_type == "GatherBlockQuantized":
-                bits, size = int(graphs.attribute(node, "bits", 4)), int(graphs.attribute(node, "block_size", 128))
-                packed = table.tensor.dtype == ir.DataType.UINT8 and bits == 4
-                shape |= {"inputs": 2 * width if packed else width, "bits": bits, "group_size": size}
-                shape |= self._block_scales(node, 2, 3, entries * -(-shape["inputs"] // size), bits, table.name)
+            if grouped:
+                shape |= self._groups(node, entries, width, 128, table.name)
             if table.name.removesuffix(".weight").endswith(("_scale", "_zero")):
                 return  # of a quantized table: its row claims them
             self.embedded.add(layer_path(table.name))
@@ -215,15 +223,20 @@ class Reader:
             found["zero_bits"] = zero.const_value.dtype.bitwidth
         return found
 
-    def _block_scales(self, node: ir.Node, scale_at: int, zero_at: int, groups: int, bits: int, owner: str) -> Row:
-        scale, zero = stored(_input(node, scale_at)), stored(_input(node, zero_at))
-        found: Row = {"scale_bits": 0}
-        if scale is not None and scale.tensor.size == groups:
-            self.claimed[scale.name] = owner
-            found["scale_bits"] = scale.tensor.dtype.bitwidth
-            if zero is not None:
-                self.claimed[zero.name] = owner
-                found["zero_bits"] = round(8 * zero.tensor.nbytes / groups)
+    def _groups(self, node: ir.Node, outputs: int, inputs: int, usual_size: int, owner: str) -> Row:
+        """Format of a matrix in groups, its scales and zero points claimed."""
+        bits, size = int(graphs.attribute(node, "bits", 4)), int(graphs.attribute(node, "block_size", usual_size))
+        groups = -(-inputs // size)
+        found: Row = {"bits": bits, "group_size": size, "scale_bits": 0}
+        scale, zero = stored(_input(node, 2)), stored(_input(node, 3))
+        if scale is None or scale.tensor.size != outputs * groups:
+            return found
+        self.claimed[scale.name] = owner
+        found["scale_bits"] = scale.tensor.dtype.bitwidth
+        if zero is not None:
+            self.claimed[zero.name] = owner
+            packed = zero.tensor.nbytes == outputs * -(-groups * bits // 8)  # each row's in whole bytes
+            found["zero_bits"] = bits if packed else round(8 * zero.tensor.nbytes / (outputs * groups))
         return found
 
     def _bias(self, value: ir.Value | None) -> Row:

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from backends.onnx import graph as graphs
+
 NORMS = {
     "LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "SkipLayerNormalization", "GroupNorm",
     "SkipSimplifiedLayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
@@ -16,6 +18,7 @@ DENSE = {
     "MatMul": (1, None), "Gemm": (1, 2), "FusedMatMul": (1, None), "FusedGemm": (1, 2), "MatMulInteger": (1, None),
     "MatMulIntegerToFloat": (1, 6), "DynamicQuantizeMatMul": (1, 4), "QGemm": (3, 6), "QLinearMatMul": (3, None),
 }  # fmt: skip
+GROUPED = {"MatMulNBits", "MatMulBnb4"}  # products with weights in groups of a row
 RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"}
 PASSED_THROUGH = {"Transpose", "Cast", "Identity", "Reshape", "DequantizeLinear", "Squeeze", "Unsqueeze"}
 FOLLOWED = {"Cast", "Mul", "Identity"}  # between a MatMul and the addition of its bias
@@ -59,6 +62,21 @@ def stored(value: ir.Value | None) -> Stored | None:
             found = {"scale": node.inputs[1], "zero": node.inputs[2] if len(node.inputs) > 2 else None}
         value = node.inputs[0]
     return None if value is None or value.const_value is None else Stored(value, turned, **found)
+
+
+def grouped_sizes(node: ir.Node) -> tuple[int, int] | None:
+    """[outputs, inputs] of the matrix that a product or a lookup in groups reads packed; None for other nodes.
+
+    Lookups say only how many bytes a row has: of tables in bytes, one holds 8 / bits numbers.
+    """
+    if node.op_type in GROUPED:
+        return int(graphs.attribute(node, "N", 0)), int(graphs.attribute(node, "K", 0))
+    table = stored(node.inputs[0]) if node.op_type == "GatherBlockQuantized" else None
+    if table is None or len(table.sizes) != 2:
+        return None
+    entries, width = table.sizes
+    each = 8 // int(graphs.attribute(node, "bits", 4)) if table.tensor.dtype == ir.DataType.UINT8 else 1
+    return entries, width * each
 
 
 def layer_path(name: str) -> str:

@@ -2,7 +2,7 @@
 
     operator                                       row
     Conv, ConvInteger, QLinearConv                 conv         bias and quantized weights through DequantizeLinear
-    Gemm, MatMul, MatMulInteger, MatMulNBits       linear       a bias added behind a MatMul is its bias
+    Gemm, MatMul, MatMulInteger, MatMulNBits, …    linear       a bias added behind a MatMul is its bias
     MatMul or Gather of [experts, out, in]         experts
     Gather, GatherBlockQuantized by computed ids   embedding
     LSTM, GRU, DynamicQuantizeLSTM                 lstm         W and R

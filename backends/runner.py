@@ -196,18 +196,18 @@ class Pipeline:
         with self.store.writing(key) as folder:
             started = time.perf_counter()
             target = folder / MODEL_FILE
+            warnings: tuple[Refusal, ...] = ()
             if self.source.path is not None:
                 write_bytes(target, whole(self.source.path))
                 layers = self.original_layers
             else:
                 model = self._model(before)
-                export(model, target, self.workload)
+                warnings = export(model, target, self.workload)
                 layers = deployed(profile(model, self.workload))
             seconds = time.perf_counter() - started
             decision = Decision(technique=EXPORT)
-            self._write(
-                folder, EXPORT, {}, decision, layers, (started, seconds), memory, self._file_quality(target, EXPORT)
-            )
+            quality = self._file_quality(target, EXPORT)
+            self._write(folder, EXPORT, {}, decision, layers, (started, seconds), memory, quality, warnings)
 
     def _graph_stage(self, key: str, before: str, technique: Technique) -> None:
         source = self.store.entry(before)

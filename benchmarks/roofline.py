@@ -101,14 +101,14 @@ def carried_out(pipeline: Pipeline, text: str) -> Path:
 
 def measure(files: dict[str, Path], feed: Batch) -> dict[str, np.ndarray]:
     """Milliseconds per call of each file, one entry per round: in every round all files take turns."""
-    from backends.onnx.session import open_session, session_inputs
+    from backends.onnx.session import completed, open_session
 
     times: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(OPENINGS):
         calls = {}
         for name, path in files.items():
             session = open_session(path, 1)
-            output, inputs = [session.get_outputs()[0].name], {n: feed[n] for n in session_inputs(session)}
+            output, inputs = [session.get_outputs()[0].name], completed(feed, session)
             calls[name] = lambda s=session, o=output, i=inputs: s.run(o, i)
         repeats = {name: max(1, min(MOST_REPEATS, round(BURST_MS / warm(call)))) for name, call in calls.items()}
         started, done = time.perf_counter(), 0

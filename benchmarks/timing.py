@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from backends.onnx.session import Batch, open_session, session_inputs
+from backends.onnx.session import Batch, completed, open_session
 
 OPENINGS = 4  # where a session's memory comes to lie changes its speed for as long as it lives
 ROUNDS = 6  # of each opening; the two files take turns
@@ -51,7 +51,7 @@ def _rounds(sessions: list[ort.InferenceSession], feed: Batch) -> list[tuple[flo
 def _seconds(session: ort.InferenceSession, feed: Batch, repeats: int) -> float:
     """Processor seconds of one call; with one thread, a session computes on the caller's."""
     names = [session.get_outputs()[0].name]
-    inputs = {name: feed[name] for name in session_inputs(session)}
+    inputs = completed(feed, session)
     started = time.thread_time()
     for _ in range(repeats):
         session.run(names, inputs)

@@ -35,10 +35,14 @@ QUICK = {
     "layer_drop": "stdlib-gpt2",
     "svd": "stdlib-lm",
     "magnitude": "digits-dwcnn",
+    "wanda": "stdlib-moe",
+    "sparsegpt": "stdlib-gpt2",
     "finetune": "digits-lstm",
     "fp16": "digits-vit",
     "int8_dynamic": "minilm",
     "int8_static": "digits-cnn",
+    "weight_only": "stdlib-lm",
+    "nf4": "stdlib-gpt2",
     "graph_fusion": "stdlib-lm",
 }
 # no training of larger models: the contract is about structure, and quality has tests of its own
@@ -51,6 +55,10 @@ NOT_FOR = {
     "layer_drop": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
     "svd": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
     "int8_dynamic": ("digits-cnn", "digits-dwcnn"),
+    "wanda": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
+    "sparsegpt": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
+    "weight_only": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
+    "nf4": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
 }
 EXPECTED_REFUSED = {(name, model): "technique-architecture" for name, models in NOT_FOR.items() for model in models} | {
     ("distill", "minilm"): "distill-too-small"  # half of it is the vocabulary

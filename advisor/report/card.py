@@ -21,6 +21,7 @@ def model_card(run: Json) -> str:
         "stages": [(s["technique"], params_text(s["params"])) for s in run["stages"] if s["technique"] != "export"],
         "asked": asked(plan),
         "rows": measured(verification) if verification else (),
+        "decodes": bool(verification and verification.get("decoding")),
         "verdict": verdict,
         "misses": misses,
         "explanations": verification["explanations"] if verification else (),

@@ -105,7 +105,29 @@ def measured(verification: Json, unit: Unit | None = None) -> tuple[MeasuredRow,
         row("latency, 95th percentile", lambda m: m["latency_ms"]["p95"], ms_text),
         row("peak memory", lambda m: m["peak_memory_bytes"], bytes_text),
         row(after["quality"]["metric"], lambda m: m["quality"], quality_text, change),
+        *(row for found in verification.get("decoding", ()) for row in _decoding(found)),
         MeasuredRow("efficiency", "1", efficiency, "quality ÷ size × speed, relative"),
+    )
+
+
+def _decoding(found: Json) -> tuple[MeasuredRow, MeasuredRow]:
+    """How soon the first token comes, and how fast those after it."""
+    before, after = found["baseline"], found["compressed"]
+    first, rest = "time_to_first_token_ms_p50", "tokens_per_second_p50"
+    at = f"prompt {found['prompt_tokens']}, batch {found['batch']}"
+    return (
+        MeasuredRow(
+            f"first token, {at}",
+            ms_text(before[first]),
+            ms_text(after[first]),
+            speed_text(found["first_token_speedup"]),
+        ),
+        MeasuredRow(
+            f"tokens per second, {at}",
+            significant(before[rest]),
+            significant(after[rest]),
+            speed_text(found["decoding_speedup"]),
+        ),
     )
 
 

@@ -61,7 +61,8 @@ def show_cost(chain: Json) -> None:
     training = f"{interval_text(seconds, seconds_text)} per thousand samples" if seconds["mid"] else "none"
     peak = f"{interval_text(memory, bytes_text)} at its peak; this machine has {bytes_text(cost['memory_bytes'])}"
     starts = "; ".join(f"{s['technique']}: {start_text(s)}" for s in chain["stages"] if s["params"])
-    pairs([("data", cost["data"]), ("training", training), ("memory", peak), ("start with", starts)], indent="  ")
+    rows = [("data", cost["data"]), ("training", training), ("memory", peak)]
+    pairs([*rows, ("start with", starts)] if starts else rows, indent="  ")
     if not cost["fits_memory"]:
         paragraph("That is more memory than this machine has.", first="  - ")
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,14 @@ import torch
 from torch import nn
 
 from backends.onnx import graph as graphs
+from backends.onnx.cache import Cached, cached, no_cache
+from backends.onnx.decoding import read_in_two_parts
 from backends.onnx.naming import name_by_parameters
 from backends.onnx.parity import Labels, label_values, where_they_part
 from backends.onnx.recurrent import replace_lstms
-from backends.onnx.session import open_session, session_predictor
+from backends.onnx.session import PAST, open_session, session_predictor
 from backends.onnx.strip import strip_model
-from knowledge.values import RunFailed, Workload
+from knowledge.values import Refusal, RunFailed, Workload
 
 if TYPE_CHECKING:
     from backends.models import InputSpec, LoadedModel
@@ -36,39 +39,73 @@ OUTPUT = "output"
 CHATTY = ("torch.onnx", "torch.onnx._internal.exporter._registration", "torch.export", "onnxscript")
 
 
-def export(model: LoadedModel, path: Path, workload: Workload) -> None:
+@dataclass(frozen=True)
+class Form:
+    """What is traced: the module, the path at which it holds the model's own (with a dot), its inputs and outputs."""
+
+    wrapper: nn.Module
+    prefix: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def past(self) -> list[InputSpec]:
+        """Keys and values, where it has a cache."""
+        return [spec for spec in self.inputs if spec.name.startswith(PAST)]
+
+
+def export(model: LoadedModel, path: Path, workload: Workload) -> tuple[Refusal, ...]:
     """Write the model as one ONNX file that takes any batch size (and sequence length, where its inputs have one).
 
     Batch norms are folded into convolutions, recurrent layers become the LSTM operator, initializers are called by
-    their parameters' paths, and nothing of the exporter's metadata is left. The same model gives the same bytes.
+    their parameters' paths, and nothing of the exporter's metadata is left. The same model gives the same bytes. A
+    causal model gets a key-value cache; where that cannot be, the one refusal that is returned says why.
     Raises RunFailed where the exporter fails or freezes an axis, and where ONNX Runtime's outputs at shapes it has not
     seen (the workload's among them) differ from torch's by more than 1e-4; the error names the first module that does.
     """
-    wrapper, prefix = _wrapper(model)
-    traced = _example(model, workload, TRACED)
-    graph = _traced(wrapper, model.inputs, traced)
-    name_by_parameters(graph, model.module, prefix)
-    _name_axes(graph, model.inputs)
-    labels = label_values(graph, prefix)
+    if model.info.task != "causal-lm":
+        _write(model, _plain(model), path, workload)
+        return ()
+    wrapper = cached(model)
+    if isinstance(wrapper, Cached):
+        try:
+            _write(model, Form(wrapper.eval(), "module.", wrapper.inputs, wrapper.outputs), path, workload)
+            return ()
+        except RunFailed as error:
+            reason = f"that fails ({error})"
+    else:
+        reason = wrapper
+    _write(model, _plain(model), path, workload)
+    return (no_cache(reason),)
+
+
+def _write(model: LoadedModel, form: Form, path: Path, workload: Workload) -> None:
+    """Trace, name, strip, and compare before the file is in place."""
+    graph = _traced(form, _example(model, workload, TRACED))
+    name_by_parameters(graph, model.module, form.prefix)
+    _name_axes(graph, form)
+    labels = label_values(graph, form.prefix)
     strip_model(graph)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft.onnx"
         graphs.save(graph, draft)
-        check_axes(draft, model.inputs)
+        check_axes(draft, form.inputs)
         batches = [_example(model, workload, shape) for shape in UNSEEN]
         batches.append(model.example(workload))
         check_parity(model, draft, batches, graph, labels)
+        if form.past:
+            check_cache(draft, batches[1])
     graphs.save(graph, path)
 
 
-def _wrapper(model: LoadedModel) -> tuple[nn.Module, str]:
-    """What is traced, and the path at which it holds the model's own module."""
+def _plain(model: LoadedModel) -> Form:
+    """The model as it is called, with its first output."""
     wrapper = model.exportable()
     prefix = next((name for name, part in wrapper.named_modules() if part is model.module), "")
     if any(isinstance(part, nn.LSTM) for part in wrapper.modules()):
         wrapper = copy.deepcopy(wrapper)
         replace_lstms(wrapper)
-    return wrapper.eval(), f"{prefix}." if prefix else ""
+    return Form(wrapper.eval(), f"{prefix}." if prefix else "", model.inputs, (OUTPUT,))
 
 
 def _example(model: LoadedModel, workload: Workload, shape: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -84,22 +121,33 @@ def _example(model: LoadedModel, workload: Workload, shape: tuple[int, int]) -> 
     return example
 
 
-def _traced(wrapper: nn.Module, inputs: Sequence[InputSpec], example: Mapping[str, np.ndarray]) -> ir.Model:
+def _with_past(form: Form, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The example behind some cached positions, of a number that is no other axis's."""
+    batch, length = example[form.inputs[0].name].shape[:2]
+    past = length + 3
+    rng = np.random.default_rng(0)
+    full = {spec.name: rng.standard_normal(spec.sizes(batch, past)).astype(np.float32) for spec in form.past}
+    reaching = [spec.name for spec in form.inputs if spec.shape[1:] == ("total",)]
+    return {**example, **full} | {name: np.ones((batch, past + length), np.int64) for name in reaching}
+
+
+def _traced(form: Form, example: Mapping[str, np.ndarray]) -> ir.Model:
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, str)}
-        for spec in inputs
+        for spec in form.inputs
     )
-    kinds = [parameter.kind for parameter in inspect.signature(wrapper.forward).parameters.values()]
+    kinds = [parameter.kind for parameter in inspect.signature(form.wrapper.forward).parameters.values()]
     shapes = (dynamic,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else dynamic  # torch nests those of *args
-    device = next((p.device for p in wrapper.parameters()), torch.device("cpu"))
-    args = tuple(torch.from_numpy(example[spec.name]).to(device) for spec in inputs)
+    device = next((p.device for p in form.wrapper.parameters()), torch.device("cpu"))
+    example = _with_past(form, example) if form.past else example
+    args = tuple(torch.from_numpy(example[spec.name]).to(device) for spec in form.inputs)
     with _silence(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                wrapper,
+                form.wrapper,
                 args,
-                input_names=[spec.name for spec in inputs],
-                output_names=[OUTPUT],
+                input_names=[spec.name for spec in form.inputs],
+                output_names=list(form.outputs),
                 dynamic_shapes=shapes,
                 dynamo=True,
                 verbose=False,
@@ -128,10 +176,10 @@ def _cause(error: BaseException) -> str:
     return (telling or lines or [type(error).__name__])[0][:300]
 
 
-def _name_axes(model: ir.Model, inputs: Sequence[InputSpec]) -> None:
+def _name_axes(model: ir.Model, form: Form) -> None:
     """Call dynamic axes as the inputs do ("batch", "sequence") in place of the tracer's symbols."""
     symbols: dict[str, str] = {}
-    for value, spec in zip(model.graph.inputs, inputs, strict=True):
+    for value, spec in zip(model.graph.inputs, form.inputs, strict=True):
         assert value.shape is not None
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str) and isinstance(dim := value.shape[axis], ir.SymbolicDim):
@@ -140,6 +188,8 @@ def _name_axes(model: ir.Model, inputs: Sequence[InputSpec]) -> None:
         if value.shape is not None:
             dims = [symbols.get(str(d.value), d.value) if isinstance(d, ir.SymbolicDim) else d for d in value.shape]
             value.shape = ir.Shape(dims)
+    for value, spec in zip(model.graph.outputs[1:], form.past, strict=True):
+        value.shape = ir.Shape(["total" if size == "past" else size for size in spec.shape])
 
 
 def check_axes(path: Path, inputs: Sequence[InputSpec]) -> None:
@@ -171,6 +221,14 @@ def check_parity(
                 f"export: ONNX Runtime and torch differ by {difference:.2g} of the output's scale at {shapes}; "
                 f"{where_they_part(model, graph, labels, batch, TOLERANCE)}"
             )
+
+
+def check_cache(path: Path, batch: Mapping[str, np.ndarray]) -> None:
+    """Raise RunFailed unless a text read in two parts, the first one cached, gives the logits of the whole."""
+    session = open_session(path, min(os.cpu_count() or 1, 4))
+    difference = _difference(session_predictor(session)(dict(batch)), read_in_two_parts(session, batch))
+    if not difference <= TOLERANCE:
+        raise RunFailed(f"export: with a cache, the logits differ by {difference:.2g} of their scale")
 
 
 def _difference(expected: np.ndarray, got: np.ndarray) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from backends.onnx.session import CPU, Batch, session_options
+from backends.onnx import graph as graphs
+from backends.onnx.session import CPU, Batch, completed, session_options
 from knowledge.values import InputError
 
 if TYPE_CHECKING:
@@ -62,13 +63,12 @@ def _activations(
         while len(outputs) > count:
             outputs.pop()
     session = ort.InferenceSession(payload, session_options(threads), providers=[CPU])
-    needed = [spec.name for spec in session.get_inputs()]
     given = {v.name for v in model.graph.inputs}
     fetched = [v.name for v in values if v.name not in given]
     for batch in batches:
-        feed = {name: batch[name] for name in needed}
+        feed = completed(batch, session)
         found = dict(zip(fetched, session.run(fetched, feed), strict=True)) if fetched else {}
-        yield [found[v.name] if v.name in found else feed[v.name] for v in values]
+        yield [found[v.name] if v.name in found else feed[graphs.name_of(v)] for v in values]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backends.onnx.naming import scope
-from backends.onnx.session import CPU, session_options
+from backends.onnx.session import CPU, completed, session_options
 
 if TYPE_CHECKING:
     from backends.models import LoadedModel
@@ -62,7 +62,7 @@ def _onnx_outputs(graph: ir.Model, labels: Labels, batch: Mapping[str, np.ndarra
         while len(graph.graph.outputs) > len(original):
             graph.graph.outputs.pop()
     names = [value.name for value in present.values()]
-    arrays = session.run(names, {spec.name: batch[spec.name] for spec in session.get_inputs()})
+    arrays = session.run(names, completed(batch, session))
     return dict(zip(present, arrays, strict=True))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,13 @@ import onnxruntime as ort
 
 from knowledge.values import InputError, RunFailed
 
+PAST, PRESENT = "past_key_values.", "present."  # a key-value cache: inputs `past_key_values.0.key`, outputs alike
 Batch = dict[str, np.ndarray]
 Predict = Callable[[Batch], np.ndarray]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FATAL_ONLY = 4
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 def open_session(
@@ -56,8 +58,26 @@ def providers(cuda: bool) -> Sequence[str]:
 
 
 def session_inputs(session: ort.InferenceSession) -> list[str]:
-    """Names of the inputs."""
-    return [spec.name for spec in session.get_inputs()]
+    """Names of the inputs that data give: all but those of a key-value cache."""
+    return [spec.name for spec in session.get_inputs() if not spec.name.startswith(PAST)]
+
+
+def completed(feed: Mapping[str, np.ndarray], session: ort.InferenceSession) -> Batch:
+    """What a session reads of a feed (which may hold more, as labels), with an empty cache where the feed has none.
+
+    Raises InputError where another input is missing.
+    """
+    specs = session.get_inputs()
+    names = [spec.name for spec in specs if not spec.name.startswith(PAST)]
+    if missing := [name for name in names if name not in feed]:
+        raise InputError("data", missing[0], "the model needs this input", f"give {', '.join(names)}")
+    batch = len(feed[names[0]])
+    return {spec.name: feed[spec.name] if spec.name in feed else _empty(spec, batch) for spec in specs}
+
+
+def _empty(spec: ort.NodeArg, batch: int) -> np.ndarray:
+    """Keys or values of no position: [batch, heads, 0, width]."""
+    return np.zeros([batch, *(size if isinstance(size, int) else 0 for size in spec.shape[1:])], FLOATS[spec.type])
 
 
 def session_predictor(session: ort.InferenceSession) -> Predict:
@@ -65,16 +85,14 @@ def session_predictor(session: ort.InferenceSession) -> Predict:
 
     Raises InputError where an input is missing, RunFailed where the graph cannot compute.
     """
-    names = session_inputs(session)
     output = session.get_outputs()[0].name
 
     def predict(batch: Batch) -> np.ndarray:
-        if missing := [name for name in names if name not in batch]:
-            raise InputError("data", missing[0], "the model needs this input", f"give {', '.join(names)}")
+        feed = completed(batch, session)
         try:
-            return np.asarray(session.run([output], {name: batch[name] for name in names})[0])
+            return np.asarray(session.run([output], feed)[0])
         except Exception as error:  # as above
-            shapes = ", ".join(f"{name} {list(batch[name].shape)}" for name in names)
+            shapes = ", ".join(f"{name} {list(feed[name].shape)}" for name in session_inputs(session))
             reason = str(error).strip().splitlines()[0][:200]
             raise RunFailed(f"ONNX Runtime failed on {shapes}: {reason}") from error
 

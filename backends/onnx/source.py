@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from backends.models import InputSpec, check_arch
 from backends.onnx import graph as graphs
-from backends.onnx.session import open_session
+from backends.onnx.session import PAST, open_session
 from backends.profile_onnx import profile_onnx, told
 from knowledge.layers import ModelInfo
 from knowledge.tasks import check_task
@@ -42,6 +42,8 @@ def described(path: Path, task: str | None, arch: str | None = None) -> OnnxMode
     session = open_session(path, 1, given=True)
     inputs = []
     for item in session.get_inputs():
+        if item.name.startswith(PAST):
+            continue  # no data: a cache starts empty
         if item.type not in TYPES:
             raise InputError("model", path, f"input {item.name} has type {item.type}", f"known: {', '.join(TYPES)}")
         shape = tuple(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from backends.onnx.session import Batch, open_session, session_inputs
+from backends.onnx.session import Batch, completed, open_session
 from knowledge.values import Latency, Ratio
 
 WARM_UP_CALLS = 3
@@ -123,20 +123,20 @@ def _round(
     calls: tuple[Callable[[], object], Callable[[], object]], repeats: tuple[int, ...], *, swapped: bool
 ) -> Round:
     samples: tuple[list[float], list[float]] = ([], [])
-    before = _interruptions()
+    before = interruptions()
     for side in (1, 0) if swapped else (0, 1):
         samples[side].extend(_timed(calls[side]) for _ in range(repeats[side]))
-    return Round(*samples, _interruptions() - before)
+    return Round(*samples, interruptions() - before)
 
 
-def _interruptions() -> int:
+def interruptions() -> int:
     """Times the system took the CPU from this process's threads since it began."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _call(session: ort.InferenceSession, feed: Batch) -> Callable[[], object]:
     names = [session.get_outputs()[0].name]
-    inputs = {name: feed[name] for name in session_inputs(session)}
+    inputs = completed(feed, session)
     return lambda: session.run(names, inputs)
 
 

@@ -43,6 +43,25 @@ class Miss(Value):
     text: str
 
 
+class DecodingSpeed(Value):
+    """How fast one file writes: medians."""
+
+    time_to_first_token_ms_p50: float  # reading the prompts, scores at each of their positions included
+    tokens_per_second_p50: float  # of all sequences of the batch together
+
+
+class Decoding(Value):
+    """Both files writing greedily with their key-value caches. Ratios: how many times faster the compressed one is."""
+
+    prompt_tokens: int
+    batch: int
+    new_tokens: int
+    baseline: DecodingSpeed
+    compressed: DecodingSpeed
+    first_token_speedup: Ratio
+    decoding_speedup: Ratio
+
+
 class Verdict(Value):
     within_budget: bool
     misses: tuple[Miss, ...] = ()
@@ -62,6 +81,7 @@ class Verification(Value):
     environment: Environment
     verdict: Verdict
     explanations: tuple[Explanation, ...] = ()
+    decoding: tuple[Decoding, ...] = ()  # of causal models, one entry for each prompt length and batch size
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

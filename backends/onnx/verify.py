@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backends.onnx.decoding import measure_decoding, undecodable
 from backends.onnx.environment import environment
 from backends.onnx.explain import Case, explanations
 from backends.onnx.facts import file_facts
 from backends.onnx.memory import peak_memory_bytes
 from backends.onnx.session import Batch, Predict, open_session, session_predictor
 from backends.onnx.timing import ROUNDS, compare_files
-from backends.onnx.verification import Parity, Verification, efficiency, judge
+from backends.onnx.verification import Explanation, Parity, Verification, efficiency, judge
 from backends.onnx.workload import session_feed
 from knowledge.values import Budget, Latency, Measurement, Quality, Workload
 
@@ -37,24 +38,31 @@ def verify(
     workload: Workload,
     budget: Budget,
     rounds: int = ROUNDS,
+    longest: int = 0,
+    prompts: Sequence[int] = (),
+    batches: Sequence[int] = (),
 ) -> Verification:
     """Measure two ONNX files against each other and judge the second by the budget.
 
     Quality is the task's metric on `split`, through ONNX Runtime; latency is measured at the workload, the two files
-    taking turns; memory is the peak of a fresh process for each; download size is what zlib leaves of the file. Raises
-    InputError where a file cannot be read.
+    taking turns; memory is the peak of a fresh process for each; download size is what zlib leaves of the file. Files
+    with a key-value cache also write text, see `measure_decoding`: `longest` is the positions that the model has,
+    `prompts` and `batches` what was asked for. Raises InputError where a file cannot be read.
     """
-    first, second = (open_session(path, workload.threads) for path in (baseline, compressed))
+    files = baseline, compressed
+    first, second = (open_session(path, workload.threads) for path in files)
     feed = session_feed(first, split, workload)
     latencies = compare_files(baseline, compressed, feed, workload.threads, rounds)
     recorders = Recorder(session_predictor(first)), Recorder(session_predictor(second))
     qualities = [task.evaluate(predict, split, reference) for predict in recorders]
     before, after = (
         measure(path, latency, quality, feed, workload.threads)
-        for path, latency, quality in zip((baseline, compressed), latencies[:2], qualities, strict=True)
+        for path, latency, quality in zip(files, latencies[:2], qualities, strict=True)
     )
     speedup = latencies[2]
     where = environment(workload.threads, first.get_providers()[0])
+    silent = [undecodable(session) for session in (first, second)]
+    decoding = () if any(silent) else measure_decoding(*files, split, workload, longest, prompts, batches)
     case = Case(before, after, file_facts(baseline), file_facts(compressed), speedup, workload, where)
     return Verification(
         workload=workload,
@@ -66,8 +74,16 @@ def verify(
         parity=parity(*(r.outputs for r in recorders), scores=task.name != "embedding"),
         environment=where,
         verdict=judge(budget, before, after, speedup),
-        explanations=explanations(case),
+        explanations=explanations(case) + (_unmeasured(silent) if task.name == "causal-lm" else ()),
+        decoding=decoding,
     )
+
+
+def _unmeasured(silent: Sequence[str]) -> tuple[Explanation, ...]:
+    """Why no tokens per second stand in the table of a causal model; `silent`: of either file, why it cannot write."""
+    found = [f"the {name} file {why}" for name, why in zip(("uncompressed", "compressed"), silent, strict=True) if why]
+    text = f"Decoding was not measured: {', and '.join(found)}."
+    return (Explanation(rule="no-key-value-cache", text=text),) if found else ()
 
 
 def measure(path: Path, latency: Latency, quality: Quality, feed: Batch, threads: int) -> Measurement:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from backends.onnx.session import Batch, open_session
+from backends.onnx.session import PAST, Batch, open_session
 from knowledge.values import InputError, Workload
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def session_feed(session: ort.InferenceSession, split: Split, workload: Workload
     """The same for an open session; raises InputError where the split lacks an input."""
     feed = {}
     for spec in session.get_inputs():
+        if spec.name.startswith(PAST):
+            continue  # a cache starts empty
         if spec.name not in split.inputs:
             raise InputError("data", spec.name, "the model needs this input", f"give {', '.join(split.inputs)}")
         array = _resized(np.asarray(split.inputs[spec.name]), 0, workload.batch)

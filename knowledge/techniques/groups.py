@@ -1,7 +1,7 @@
 """Weights in groups of a few bits: each group of a row has a scale, activations stay in float."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -41,7 +41,8 @@ class GroupWeights(Quantization):
 
     Both ends of a model are its most sensitive layers, and most of its bytes where the vocabulary is large: 8 bits
     there cost next to nothing, 32 leaves them alone. A head that reads the embedding again shares its numbers. Layers
-    narrower than one group stay as they are.
+    narrower than one group stay as they are, and so do routers: a token sent to another expert costs more than any
+    rounding.
     """
 
     architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe"})
@@ -52,6 +53,13 @@ class GroupWeights(Quantization):
         Choices(8, 4, 32),
         Field(description="bits of embeddings and head, the sensitive ends of a model; 32 leaves them alone"),
     ] = 8
+    accuracy_level: Annotated[
+        Literal[0, 4],
+        Field(
+            description="of products with integers: 4 rounds activations to 8 bits inside the kernel; 0 keeps them in "
+            "float, slower with 4-bit weights and far slower with 2 and 8 bits"
+        ),
+    ] = 4
 
     @classmethod
     def space_for(cls, layers: LayerTable) -> dict[str, Any]:
@@ -68,7 +76,7 @@ class GroupWeights(Quantization):
     @classmethod
     def dense(cls, layers: LayerTable) -> BoolColumn:
         """Layers of the kind that this technique is about, wide enough or not."""
-        chosen: BoolColumn = (layers.kind == "linear") & layers.owned & (layers.role != "head")
+        chosen: BoolColumn = (layers.kind == "linear") & layers.owned & ~np.isin(layers.role, ("head", "router"))
         return chosen
 
     @classmethod
@@ -162,6 +170,8 @@ class IntegerGroups(GroupWeights):
     The runtime packs 2, 4 and 8 bits: weights of 3 bits ship in 4-bit containers, and count as such.
     """
 
+    node_bytes: ClassVar[Mapping[str, int]] = {"linear": 280, "embedding": 280}  # of which 100 name zero points
+
     bits: Annotated[
         Literal[8, 4, 3, 2], Choices(4, 8, 2), Field(description="of one weight; 3 bits are stored in 4")
     ] = 4
@@ -229,12 +239,14 @@ class Nf4(GroupWeights):
     """
 
     id: ClassVar[str] = "nf4"
+    node_bytes: ClassVar[Mapping[str, int]] = {"linear": 170, "embedding": 190}
     paper: ClassVar[str] = "arXiv:2305.14314"
 
     group_size: GroupSize = 64
 
     def body(self, layers: LayerTable) -> BoolColumn:
-        chosen: BoolColumn = super().body(layers) & (grouped_width(layers) % self.group_size == 0)
+        whole = (layers.inputs % self.group_size == 0) & (layers.rank % self.group_size == 0)  # of both factors' rows
+        chosen: BoolColumn = super().body(layers) & whole
         return chosen
 
     def requirement(self) -> str:

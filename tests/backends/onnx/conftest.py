@@ -9,6 +9,7 @@ import torch
 from backends.data import Data
 from backends.onnx.export import export
 from backends.onnx.session import open_session, session_predictor
+from backends.zoo.catalog import load_zoo, zoo_data
 from knowledge.deploy import deployed
 from knowledge.values import Workload
 
@@ -46,6 +47,30 @@ def exported(small, files):
         changes = {"layers": deployed(context.layers), "workload": WORKLOAD, "data": Data(split, split, split, split)}
         context = dataclasses.replace(context, **changes)
         return SimpleNamespace(model=model, path=files[key], context=context, split=split)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def zoo_files(tmp_path_factory):
+    """name -> the exported file of a trained model; made on first use."""
+    return {"folder": tmp_path_factory.mktemp("zoo")}
+
+
+@pytest.fixture
+def zoo(small, zoo_files):
+    """A function from a zoo model's name to (model, file, context, a small batch)."""
+
+    def get(name):
+        model = load_zoo(name)
+        if name not in zoo_files:
+            zoo_files[name] = zoo_files["folder"] / f"{name}.onnx"
+            export(model, zoo_files[name], WORKLOAD)
+        split = zoo_data(name, 0).search.head(2)
+        context = dataclasses.replace(small.context(model, split), workload=WORKLOAD)
+        context = dataclasses.replace(context, layers=deployed(context.layers))
+        batch = {key: array[:, :12] for key, array in split.inputs.items()}
+        return SimpleNamespace(model=model, path=zoo_files[name], context=context, batch=batch)
 
     return get
 

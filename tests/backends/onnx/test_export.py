@@ -10,6 +10,7 @@ from torch import nn
 import backends.onnx.export as exporting
 from backends.models import InputSpec, LoadedModel, predictor
 from backends.onnx import graph as graphs
+from backends.onnx.cache import cached
 from backends.onnx.export import export
 from backends.onnx.session import open_session
 from backends.onnx.weights import weight_bytes
@@ -42,7 +43,8 @@ def test_axes_are_dynamic_and_nothing_but_the_computation_is_stored(kind, export
     found = exported(kind)
     proto = onnx.load(found.path)
     onnx.checker.check_model(proto)
-    for spec, value in zip(found.model.inputs, proto.graph.input, strict=True):
+    wrapper = cached(found.model) if found.model.info.task == "causal-lm" else found.model
+    for spec, value in zip(wrapper.inputs, proto.graph.input, strict=True):
         dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         assert dims == list(spec.shape)
     assert not proto.metadata_props
@@ -150,4 +152,4 @@ def test_what_the_exporter_cannot_do_is_one_line(tmp_path):
 
 
 def test_sessions_read_the_axes_back(exported):
-    assert [i.shape[0] for i in open_session(exported("llama").path, 1).get_inputs()] == ["batch", "batch"]
+    assert {i.shape[0] for i in open_session(exported("llama").path, 1).get_inputs()} == {"batch"}

@@ -1,0 +1,137 @@
+"""One-shot compression, a block at a time: each matrix is changed once, by what it reads after all before it.
+
+A batch that passes a block stops at every matrix: what it reads is summed up, the matrix is changed, and the pass goes
+on with the changed one. So nothing is computed twice, and errors of what came before are seen. Data that do not fit
+into one batch pass each block twice: once to be summed up, once changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backends.oneshot.blocks import Entry, counted
+from backends.oneshot.matrices import Matrix, matrices, watched
+from backends.oneshot.methods import Method, Outcome
+from backends.oneshot.statistics import Inputs
+
+Key = tuple[int, str, int | None]  # module, its parameter, expert
+
+
+@dataclass(frozen=True)
+class Done:
+    """One matrix after the engine."""
+
+    matrix: Matrix
+    outcome: Outcome
+
+
+class Sums:
+    """What matrices read over several batches, summed up as `watched` shows it."""
+
+    def __init__(self, found: Sequence[Matrix], method: Method) -> None:
+        self.method = method
+        self.todo: dict[Key, Matrix] = {(id(m.place.owner), m.place.name, m.expert): m for m in found}
+        self.sums: dict[Key, Inputs] = {}
+        self.mask: Tensor | None = None  # of the batch that is on its way
+
+    def see(self, module: nn.Module, name: str, expert: int | None, x: Tensor) -> Tensor:
+        key = (id(module), name, expert)
+        if key in self.todo:
+            self.sums.setdefault(key, Inputs(x.shape[-1])).add(counted(x, self.mask), self.method.products)
+        return x
+
+
+def compress(
+    blocks: Sequence[nn.Module],
+    entries: Sequence[Entry],
+    chosen: Mapping[int, Sequence[Matrix]],
+    method: Method,
+    config: Any,
+) -> Iterator[Done]:
+    """Change the chosen matrices of each block, in place, in order.
+
+    `entries` are the batches as they enter the first block, and end as they leave the last. Raises InputError where an
+    activation is not finite, or the tokens are too few for a Hessian, naming the layer.
+    """
+    with torch.no_grad():
+        for number, block in enumerate(blocks):
+            found = chosen.get(number, ())
+            if len(entries) == 1:
+                done = _one_pass(block, found, entries[0], number, method, config)
+            else:
+                done = _two_passes(block, found, entries, number, method, config)
+            yield from done
+
+
+def _one_pass(
+    block: nn.Module, found: Sequence[Matrix], entry: Entry, number: int, method: Method, config: Any
+) -> list[Done]:
+    todo = {(id(m.place.owner), m.place.name, m.expert): m for m in found}
+    done: list[Done] = []
+    last: list[tuple[Tensor, Inputs]] = []  # q, k and v read one tensor
+
+    def see(module: nn.Module, name: str, expert: int | None, x: Tensor) -> Tensor:
+        matrix = todo.pop((id(module), name, expert), None)
+        if matrix is None:
+            return x
+        if not last or last[0][0] is not x:
+            inputs = Inputs(x.shape[-1])
+            if method.reads:
+                inputs.add(counted(x, entry.mask), method.products)
+            last[:] = [(x, inputs)]
+        done.append(_changed(matrix, last[0][1], method))
+        return x
+
+    with watched(block, config, see):
+        entry.hidden = entry.through(block, number)
+    return done + [_changed(matrix, Inputs(matrix.read().shape[1]), method) for matrix in todo.values()]
+
+
+def _two_passes(
+    block: nn.Module, found: Sequence[Matrix], entries: Sequence[Entry], number: int, method: Method, config: Any
+) -> list[Done]:
+    sums = Sums(found, method)
+    if method.reads:
+        with watched(block, config, sums.see):
+            for entry in entries:
+                sums.mask = entry.mask
+                entry.through(block, number)
+    done = changed_by_sums(sums)
+    for entry in entries:
+        entry.hidden = entry.through(block, number)
+    return done
+
+
+def changed_by_sums(sums: Sums, in_blocks: bool = True) -> list[Done]:
+    """Change every matrix by what was summed up for it. Outside of blocks, layers may read one vector a sample."""
+    width = {key: Inputs(matrix.read().shape[1]) for key, matrix in sums.todo.items() if key not in sums.sums}
+    return [_changed(m, (sums.sums | width)[key], sums.method, in_blocks) for key, m in sums.todo.items()]
+
+
+def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = True) -> Done:
+    """Change one matrix. What no token reached, such as an expert that none was sent to, is changed by its size."""
+    weight = matrix.read().float()
+    if method.reads:
+        if not inputs.tokens:
+            inputs = Inputs.alike(inputs.width)
+        inputs.check(matrix.name)
+        if method.products and in_blocks and matrix.expert is None:
+            inputs.check_tokens(matrix.name)
+    outcome = method.apply(matrix.path, weight, inputs)
+    matrix.write(outcome.weight)
+    return Done(matrix, outcome)
+
+
+def chosen_matrices(module: nn.Module, blocks_path: str, paths: Sequence[str]) -> dict[int, list[Matrix]]:
+    """The matrices behind paths of the layer table by the block that they stand in; others are left out."""
+    found: dict[int, list[Matrix]] = {}
+    for path in paths:
+        if path.startswith(f"{blocks_path}."):
+            number = int(path.removeprefix(f"{blocks_path}.").split(".", 1)[0])
+            found.setdefault(number, []).extend(matrices(module, path))
+    return found

@@ -1,0 +1,120 @@
+"""Weights as matrices [out, in], whichever way their module holds them: dense layers, Conv1D, stacks of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from backends.locate import Located, located
+from backends.surgery import FactoredLinear, weight_axes
+
+OBSERVED = "advisor_observed"  # how experts are computed while they are watched
+
+# (module, its parameter's name, expert or None, what it reads [..., in]) -> what it is to read instead
+See = Callable[[nn.Module, str, int | None, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight of a layer table's row, or one expert's share of it."""
+
+    path: str
+    place: Located
+    expert: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        return self.path if self.expert is None else f"{self.path}[{self.expert}]"
+
+    def read(self) -> Tensor:
+        """The weight as [out, in]; a view where the module holds it like that."""
+        weight = self.place.weight.detach()
+        if self.expert is not None:
+            outputs, inputs = self.place.axes.outputs, self.place.axes.inputs
+            assert outputs is not None
+            assert inputs is not None
+            weight = weight[self.expert]
+            return weight if outputs < inputs else weight.t()
+        return weight if self.place.axes.outputs == 0 else weight.t()
+
+    def write(self, weight: Tensor) -> None:
+        """Put numbers [out, in] in place of the old ones."""
+        self.read().copy_(weight)
+
+
+def matrices(module: nn.Module, path: str) -> list[Matrix]:
+    """The matrices behind a path of the layer table, both factors of a factored layer; raises KeyError for none."""
+    if isinstance(found := _module(module, path), FactoredLinear):
+        return [Matrix(path, Located(part, "weight", weight_axes(part))) for part in (found.down, found.up)]
+    place = located(module, path)
+    if place.weight.dim() == 3:
+        return [Matrix(path, place, expert) for expert in range(len(place.weight))]
+    if place.weight.dim() != 2 or place.axes.inputs is None:
+        raise KeyError(path)
+    return [Matrix(path, place)]
+
+
+def _module(root: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+@contextmanager
+def watched(block: nn.Module, config: Any, see: See) -> Iterator[None]:
+    """While open, `see` comes before every matrix product of a block's dense layers and experts, and feeds it."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (see(module, "weight", None, args[0]), *args[1:])
+
+    handles = [part.register_forward_pre_hook(hook) for part in block.modules() if is_dense(part)]
+    before = getattr(config, "_experts_implementation", None)
+    if before is not None:
+        ALL_EXPERTS_FUNCTIONS[OBSERVED] = _experts(see)
+        config._experts_implementation = OBSERVED
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        if before is not None:
+            config._experts_implementation = before
+            ALL_EXPERTS_FUNCTIONS.pop(OBSERVED)
+
+
+def is_dense(module: nn.Module) -> bool:
+    """A layer that multiplies its one input by one matrix."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _experts(see: See) -> Callable[..., Tensor]:
+    """Experts one after the other, each on the tokens that are routed to it; the arithmetic of transformers' own."""
+
+    def forward(self: Any, hidden: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        total = torch.zeros_like(hidden)
+        for expert in range(self.num_experts):
+            token, rank = torch.where(chosen == expert)
+            inner = _product(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden[token])
+            inner = self._apply_gate(inner) if self.has_gate else self.act_fn(inner)
+            outer = _product(self, "down_proj", expert, inner)
+            if getattr(self, "has_post_expert_norm", False):
+                outer = self.post_expert_norm(outer)
+            total.index_add_(0, token, (outer * shares[token, rank, None]).to(total.dtype))
+        return total
+
+    def _product(self: Any, name: str, expert: int, x: Tensor) -> Tensor:
+        x = see(self, name, expert, x)
+        weight = getattr(self, name)[expert]
+        bias = getattr(self, f"{name}_bias")[expert] if self.has_bias else None
+        return F.linear(x, weight.t() if self.is_transposed else weight, bias)
+
+    return cast(Callable[..., Tensor], forward)

@@ -1,0 +1,89 @@
+"""What a layer reads on calibration data, in the numbers that one-shot methods need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from backends.oneshot.solve import inverse_factor
+from knowledge.values import InputError
+
+CHUNK = 1 << 16  # tokens that are widened to float32 at a time
+
+
+@dataclass
+class Inputs:
+    """Sums over every token that a layer read; chunks add up."""
+
+    width: int
+    tokens: int = 0
+    squares: Tensor | None = None  # [in], sum of x²
+    sizes: Tensor | None = None  # [in], sum of |x|
+    products: Tensor | None = None  # [in, in], sum of x·xᵀ
+    factors: dict[float, tuple[Tensor, float]] = field(default_factory=dict)  # by damping, once for all that read it
+
+    def add(self, x: Tensor, gram: bool) -> None:
+        """Count tokens in. x: [..., in]"""
+        for part in x.reshape(-1, self.width).split(CHUNK):  # type: ignore[no-untyped-call]
+            part = part.float()
+            self.tokens += len(part)
+            self.sizes = _plus(self.sizes, part.abs().sum(0))
+            if gram:
+                self.products = _plus(self.products, part.t() @ part)
+            else:
+                self.squares = _plus(self.squares, part.square().sum(0))
+
+    @property
+    def norms(self) -> Tensor:
+        """‖x‖₂ of each input over all tokens. [in]"""
+        squares = self.products.diagonal() if self.products is not None else self.squares
+        assert squares is not None
+        return squares.clamp(min=0).sqrt()
+
+    @property
+    def means(self) -> Tensor:
+        """Mean |x| of each input. [in]"""
+        assert self.sizes is not None
+        return self.sizes / max(self.tokens, 1)
+
+    @property
+    def hessian(self) -> Tensor:
+        """2/n · Σ x·xᵀ, the second derivative of the mean squared error of each output. [in, in]"""
+        assert self.products is not None
+        return self.products * (2.0 / max(self.tokens, 1))
+
+    @property
+    def idle(self) -> Tensor:
+        """True for inputs that were 0 at every token. [in]"""
+        return self.norms == 0
+
+    def factor(self, damping: float) -> tuple[Tensor, float]:
+        """`inverse_factor` of the Hessian, and the damping that it took."""
+        if damping not in self.factors:
+            self.factors[damping] = inverse_factor(self.hessian, damping)
+        return self.factors[damping]
+
+    def check(self, path: str) -> None:
+        """Raise InputError naming the layer where an activation was NaN or infinite."""
+        if not bool(torch.isfinite(self.norms).all()):
+            bad = int((~torch.isfinite(self.norms)).sum())
+            problem = f"reads NaN or infinity in {bad} of {self.width} inputs on the calibration data"
+            raise InputError("model", path, problem, "give sound weights, or other calibration data")
+
+    def check_tokens(self, path: str) -> None:
+        """Raise InputError for fewer tokens than inputs: then the Hessian says nothing of some directions."""
+        if self.tokens < self.width:
+            problem = f"{self.tokens:,} tokens are too few for the Hessian of {path}, which has {self.width:,} inputs"
+            raise InputError("calibration", "", problem, f"give at least {self.width:,} tokens")
+
+    @classmethod
+    def alike(cls, width: int) -> Inputs:
+        """As if every input had been 1, alone: for a matrix that nothing was read by."""
+        one = torch.ones(width)
+        return cls(width, width, one, one, torch.eye(width))
+
+
+def _plus(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total.add_(more)

@@ -1,0 +1,51 @@
+"""GPTQ: columns rounded one after the other, the rest making up for it (arXiv:2210.17323, section 4). Tensors only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backends.oneshot.solve import BLOCK, Column, inverse_factor, propagate
+from backends.oneshot.statistics import Inputs
+from backends.quantize.grid import grid
+
+
+def gptq(
+    weight: Tensor, read: Inputs, bits: int, group_size: int, symmetric: bool, damping: float, reorder: bool = False
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """The rounded matrix [out, in], its scales and zero points [out, groups], and the damping that H took.
+
+    weight: [out, in]  read: what it reads. `group_size` ≤ 0: one scale per row, from the weights as given. A group's
+    scale is taken from its weights as they are when its first column comes. With `reorder` the columns with the largest
+    inputs come first, and scales are taken from the weights as given, so that groups stay neighbors in the file.
+    """
+    inputs = weight.shape[1]
+    size = inputs if group_size <= 0 else group_size
+    order = read.norms.argsort(descending=True, stable=True) if reorder else None
+    scales = weight.new_zeros(len(weight), -(-inputs // size))
+    zeros = torch.zeros_like(scales)
+    fixed_before = reorder or group_size <= 0
+    if fixed_before:
+        for group in range(scales.shape[1]):
+            scales[:, group], zeros[:, group] = grid(weight[:, group * size : (group + 1) * size], bits, symmetric)
+
+    def choose(start: int, columns: Tensor, diagonal: Tensor) -> Column:
+        def column(at: int, now: Tensor) -> Tensor:
+            place = start + at if order is None else int(order[start + at])
+            group = place // size
+            if not fixed_before and place % size == 0:
+                found = grid(columns[at : at + size].t(), bits, symmetric)
+                scales[:, group], zeros[:, group] = found
+            scale, zero = scales[:, group], zeros[:, group]
+            return (torch.clamp(torch.round(now / scale) + zero, 0, 2**bits - 1) - zero) * scale
+
+        return column
+
+    block = max(BLOCK, size if not fixed_before else 0)
+    if order is None:
+        factor, used = read.factor(damping)
+        return propagate(weight, factor, choose, block), scales, zeros, used
+    factor, used = inverse_factor(read.hessian[order][:, order], damping)
+    rounded = torch.empty_like(weight)
+    rounded[:, order] = propagate(weight[:, order], factor, choose, block)
+    return rounded, scales, zeros, used

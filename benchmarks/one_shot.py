@@ -1,0 +1,124 @@
+"""One-shot compression of a causal language model's blocks: perplexity, time and memory of each setting.
+
+python -m benchmarks.one_shot --model DIR --calibration FILE.safetensors:KEY --eval FILE.safetensors:KEY
+    --settings wanda-50,wanda-2:4,sparsegpt-70,gptq-3-g128,gptq-4-channel,round-3-g64,magnitude-50 [--json]
+
+Windows are int32 [windows, length]. Perplexity is exp of the mean loss over tokens 1… of every window. Linear layers
+of the blocks are changed, embeddings and head stay. A row `dense` comes first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from backends.blocks import find_blocks
+from backends.memory import PeakMemory
+from backends.oneshot.blocks import enter
+from backends.oneshot.engine import chosen_matrices, compress
+from backends.oneshot.feed import windows_at_once
+from backends.oneshot.matrices import is_dense
+from backends.oneshot.methods import (
+    Method,
+    gptq_method,
+    magnitude_method,
+    rounding_method,
+    sparsegpt_method,
+    wanda_method,
+)
+from benchmarks.show import show
+from knowledge.values import InputError
+
+PRUNING = {"magnitude": magnitude_method, "wanda": wanda_method, "sparsegpt": sparsegpt_method}
+
+
+def method_of(setting: str) -> Method:
+    """`wanda-50`, `sparsegpt-2:4`, `gptq-3-g128`, `gptq-4-channel`, `gptq-3-g64-sym`. Raises InputError."""
+    name, *parts = setting.split("-")
+    try:
+        if name in PRUNING:
+            (amount,) = parts
+            kept, _, among = amount.partition(":")
+            pattern = (int(kept), int(among)) if among else (0, 0)
+            ratio = 0.0 if among else int(amount) / 100
+            return PRUNING[name](lambda path: ratio, pattern)
+        if name in ("gptq", "round"):
+            bits, group, *more = parts
+            size = 0 if group == "channel" else int(group.removeprefix("g"))
+            chosen = gptq_method if name == "gptq" else rounding_method
+            return chosen(int(bits), size, symmetric="sym" in more)
+    except ValueError:
+        pass
+    raise InputError("settings", setting, "is not understood", "write wanda-50, sparsegpt-2:4, gptq-3-g128 or so")
+
+
+def load(folder: Path) -> Any:
+    """The model in float32."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def windows(place: str) -> Tensor:
+    """Token windows of FILE.safetensors:KEY, int64 [windows, length]."""
+    file, _, key = place.rpartition(":")
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(key).long()
+
+
+@torch.no_grad()
+def perplexity(model: nn.Module, ids: Tensor, batch: int = 16) -> float:
+    """exp of the mean loss over tokens 1… of every window."""
+    total = 0.0
+    for part in ids.split(batch):
+        logits = model(input_ids=part, use_cache=False).logits
+        total += float(F.cross_entropy(logits[:, :-1].flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
+    return float(torch.tensor(total / (ids.numel() - len(ids)), dtype=torch.float64).exp())
+
+
+def run(model: Any, calibration: Tensor, method: Method) -> None:
+    """Compress the dense layers and experts of every block, in place."""
+    path, blocks = find_blocks(model)
+    paths = [f"{path}.{name}" for name, part in blocks.named_modules() if is_dense(part)]
+    paths += [f"{path}.{name}" for name, parameter in blocks.named_parameters() if parameter.dim() == 3]
+    width = getattr(model.config, "intermediate_size", None) or 4 * model.config.hidden_size
+    entries = [
+        enter(model, partial(model, input_ids=part, use_cache=False))
+        for part in calibration.split(windows_at_once(calibration.shape[1], width))
+    ]
+    for _ in compress(list(blocks), entries, chosen_matrices(model, path, paths), method, model.config):
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("model", "calibration", "eval", "settings"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    original, ids = load(Path(asked.model)), windows(asked.eval)
+    calibration = windows(asked.calibration)
+    rows: list[dict[str, Any]] = [{"setting": "dense", "perplexity": perplexity(original, ids)}]
+    rows[0] |= {"seconds": 0.0, "peak_memory_bytes": PeakMemory().bytes}
+    for setting in asked.settings.split(","):
+        method = method_of(setting)
+        model = copy.deepcopy(original)
+        peak, begin = PeakMemory(), time.perf_counter()
+        run(model, calibration, method)
+        seconds = time.perf_counter() - begin
+        row = {"setting": setting, "perplexity": 0.0, "seconds": seconds, "peak_memory_bytes": peak.bytes}
+        rows.append(row | {"perplexity": perplexity(model, ids)})
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
