@@ -15,6 +15,7 @@ from knowledge.evidence import Evidence
 from knowledge.layers import ModelInfo
 from knowledge.load import Knowledge
 from knowledge.techniques.base import Technique
+from knowledge.techniques.catalog import CATALOG
 from knowledge.values import Interval
 
 FLOOR = 0.1  # no lossy stage is surer than this, in pp or %
@@ -96,7 +97,11 @@ class QualityModel:
         said = self.published.stage(technique, recovered)
         found = self.learned.curves.stage(stage_key(technique, recovered, self.info.blocks))
         if found is None:
-            return StageLoss(said.loss, said.factor, 0.0, said.basis)
+            own = StageLoss(said.loss, said.factor, 0.0, said.basis)
+            if not technique.starts_from:
+                return own
+            start = self.stage(CATALOG[technique.starts_from](), False)
+            return min(own, StageLoss(start.loss, start.factor, 0.0, start.basis), key=lambda one: one.loss)
         value, worth = found
         papers = PAPERS * said.weight + ASSUMED
         blended = (worth * value + papers * self.scale.of(said.loss)) / (worth + papers)

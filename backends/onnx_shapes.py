@@ -9,8 +9,8 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from backends.onnx.cache_names import PAST
 from backends.onnx.graph import MICROSOFT
-from backends.onnx.session import PAST
 from backends.onnx_stored import GROUPED, grouped_sizes
 from knowledge.values import Workload
 

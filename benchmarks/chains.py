@@ -30,6 +30,14 @@ FILES = (  # on the file: nothing is trained, nothing is taken out
     "int8_dynamic smooth=0.2",
     "int8_static embeddings=false",
     "int8_dynamic smooth=0.6",
+    "weight_only group_size=32",
+    "weight_only bits=8",
+    "nf4",
+    "weight_only bits=3 group_size=64",
+    "weight_only",
+    "weight_only bits=2 group_size=32",
+    "weight_only group_size=32 symmetric=true",
+    "nf4 group_size=32",
 )
 ONE_SHOT = (
     "layer_drop blocks=1",
@@ -64,6 +72,14 @@ ONE_SHOT = (
     "magnitude ratio=0.7 scope=local",
     "magnitude ratio=0.2",
     "magnitude ratio=0.8",
+    "wanda ratio=0.5",
+    "sparsegpt ratio=0.5",
+    "wanda pattern=2:4",
+    "sparsegpt pattern=2:4",
+    "wanda ratio=0.7",
+    "sparsegpt ratio=0.7",
+    "wanda ratio=0.3",
+    "sparsegpt ratio=0.3",
 )
 TRAINED = (
     "channels ratio=0.5 + finetune",

@@ -93,7 +93,7 @@ def run(model: Any, calibration: Tensor, method: Method) -> None:
     width = getattr(model.config, "intermediate_size", None) or 4 * model.config.hidden_size
     entries = [
         enter(model, partial(model, input_ids=part, use_cache=False))
-        for part in calibration.split(windows_at_once(calibration.shape[1], width))
+        for part in calibration.split(windows_at_once(*calibration.shape, width, method))
     ]
     for _ in compress(list(blocks), entries, chosen_matrices(model, path, paths), method, model.config):
         pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from advisor import interrupts
 from advisor.show.console import clean
 from knowledge.files import disk_full
 from knowledge.values import InputError, RunFailed
@@ -30,7 +30,7 @@ class Shell(click.Group):
         extra.pop("standalone_mode", None)
         if not os.environ.get("ADVISOR_DEBUG"):
             warnings.simplefilter("ignore")  # of libraries about themselves; ours are results and are printed
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
+        interrupts.watch()
         try:
             code = super().main(args, prog_name or "advisor", standalone_mode=False, **extra)
             sys.stdout.flush()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from advisor import interrupts
 from advisor.execute import Progress, open_pipeline, silent
 from advisor.studies.front import best_trial
 from advisor.studies.objective import Objective, TrialFailed, stages_of
@@ -39,6 +40,7 @@ def optimize(assignment: Assignment, pipeline: Pipeline, study: optuna.Study, pr
         progress(_line(study, trial, assignment))
 
     while assignment.deadline is None or time.time() < assignment.deadline:
+        interrupts.check()
         with ExitStack() as turn:
             turn.enter_context(pipeline.store.lock(lock))
             if counted(study) + _running(study, assignment.search) >= assignment.trials:

@@ -2,7 +2,8 @@
 
 A batch that passes a block stops at every matrix: what it reads is summed up, the matrix is changed, and the pass goes
 on with the changed one. So nothing is computed twice, and errors of what came before are seen. Data that do not fit
-into one batch pass each block twice: once to be summed up, once changed.
+into one batch pass each block twice: once to be summed up, once changed. Norms settle after a few thousand tokens: a
+method that wants no more, and before anything is changed, sums up a share of the batches.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from backends.oneshot.methods import Method, Outcome
 from backends.oneshot.statistics import Inputs
 
 Key = tuple[int, str, int | None]  # module, its parameter, expert
+BEFORE_SHARE, BEFORE_TOKENS = 8, 4096  # what is summed up for norms: an eighth of the batches, and so many tokens
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,10 @@ def compress(
     with torch.no_grad():
         for number, block in enumerate(blocks):
             found = chosen.get(number, ())
-            if len(entries) == 1:
-                done = _one_pass(block, found, entries[0], number, method, config)
+            if len(entries) == 1 and not method.before:
+                yield from _one_pass(block, found, entries[0], number, method, config)
             else:
-                done = _two_passes(block, found, entries, number, method, config)
-            yield from done
+                yield from _two_passes(block, found, entries, number, method, config)
 
 
 def _one_pass(
@@ -98,13 +99,23 @@ def _two_passes(
     sums = Sums(found, method)
     if method.reads:
         with watched(block, config, sums.see):
-            for entry in entries:
+            for entry in _seen(entries, method):
                 sums.mask = entry.mask
                 entry.through(block, number)
     done = changed_by_sums(sums)
     for entry in entries:
         entry.hidden = entry.through(block, number)
     return done
+
+
+def _seen(entries: Sequence[Entry], method: Method) -> Iterator[Entry]:
+    """The batches that are summed up."""
+    tokens = 0
+    for count, entry in enumerate(entries):
+        if method.before and BEFORE_SHARE * count >= len(entries) and tokens >= BEFORE_TOKENS:
+            return
+        tokens += entry.hidden.shape[0] * entry.hidden.shape[1]
+        yield entry
 
 
 def changed_by_sums(sums: Sums, in_blocks: bool = True) -> list[Done]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 
+from backends.oneshot.engine import BEFORE_SHARE
+from backends.oneshot.methods import Method
+
 SHARE = 0.25  # of the machine's memory that activations may take
 COPIES = 4  # of the widest activation that live at the same time, roughly
 
 
-def windows_at_once(length: int, widest: int, budget_bytes: float | None = None) -> int:
-    """Samples of so many tokens that fit into memory where layers are `widest` wide; at least one."""
-    budget = SHARE * memory_bytes() if budget_bytes is None else budget_bytes
-    return max(1, int(budget // (4 * COPIES * widest * length)))
+def windows_at_once(samples: int, length: int, widest: int, method: Method) -> int:
+    """Samples of so many tokens in a batch: all that fit into memory where layers are `widest` wide, at least one.
+
+    A method that looks at a share of the batches gets that many.
+    """
+    fitting = int(SHARE * memory_bytes() // (4 * COPIES * widest * length))
+    wanted = -(-samples // BEFORE_SHARE) if method.before else samples
+    return max(1, min(fitting, wanted))
 
 
 def memory_bytes() -> int:

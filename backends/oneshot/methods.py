@@ -38,6 +38,7 @@ class Method:
     apply: Callable[[str, Tensor, Inputs], Outcome]  # (path, weight [out, in] in float32, inputs)
     products: bool = False  # whether it needs the Hessian
     reads: bool = True  # whether it needs data at all
+    before: bool = False  # whether it wants what a block's layers read before any of them is changed
 
 
 Ratio = Callable[[str], float]  # of a path
@@ -56,8 +57,12 @@ def magnitude_method(ratio: Ratio, pattern: NM = (0, 0)) -> Method:
 
 
 def wanda_method(ratio: Ratio, pattern: NM = (0, 0)) -> Method:
-    """See `wanda`."""
-    return Method("wanda", lambda path, weight, inputs: Outcome(wanda(weight, inputs.norms, ratio(path), pattern)))
+    """See `wanda`. Norms are those before a block is changed: what pruned layers give is smaller."""
+
+    def apply(path: str, weight: Tensor, inputs: Inputs) -> Outcome:
+        return Outcome(wanda(weight, inputs.norms, ratio(path), pattern))
+
+    return Method("wanda", apply, before=True)
 
 
 def sparsegpt_method(ratio: Ratio, pattern: NM = (0, 0), damping: float = DAMPING) -> Method:

@@ -28,7 +28,7 @@ def compress_model(model: LoadedModel, context: Context, paths: Sequence[str], m
     blocks_path, blocks = find_blocks(model.module)
     inside = chosen_matrices(model.module, blocks_path, paths)
     config = getattr(model.module, "config", None)
-    batches = _batches(model, context)
+    batches = _batches(model, context, method)
     entries = [_entry(model, batch) for batch in batches]
     done = list(compress(list(blocks), entries, inside, method, config))
     known = {one.matrix.path for one in done}
@@ -43,11 +43,11 @@ def compress_model(model: LoadedModel, context: Context, paths: Sequence[str], m
     return done
 
 
-def _batches(model: LoadedModel, context: Context) -> list[dict[str, Tensor]]:
+def _batches(model: LoadedModel, context: Context, method: Method) -> list[dict[str, Tensor]]:
     split, info = context.data.calibration, context.layers.info
     length = max((a.shape[1] for a in split.inputs.values() if a.ndim == 2), default=math.prod(info.image_size) or 1)
     widest = int(context.layers.outputs[context.layers.kind != "embedding"].max(initial=1))
-    size = min(len(split), windows_at_once(length, widest))
+    size = windows_at_once(len(split), length, widest, method)
     return [
         {name: torch.from_numpy(array).to(model.device) for name, array in batch.items() if name != "labels"}
         for batch in split.batches(size)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.models import InputSpec, exported_experts
-from backends.onnx.session import PAST, PRESENT
+from backends.onnx.cache_names import PAST, PRESENT
 from knowledge.values import Refusal
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from backends.onnx.session import PAST, PRESENT, completed, open_session
+from backends.onnx.cache_names import PAST, PRESENT
+from backends.onnx.session import completed, open_session
 from backends.onnx.timing import (
     FEWEST_ROUNDS,
     NARROW,

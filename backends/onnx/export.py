@@ -21,11 +21,12 @@ from torch import nn
 
 from backends.onnx import graph as graphs
 from backends.onnx.cache import Cached, cached, no_cache
+from backends.onnx.cache_names import PAST
 from backends.onnx.decoding import read_in_two_parts
 from backends.onnx.naming import name_by_parameters
 from backends.onnx.parity import Labels, label_values, where_they_part
 from backends.onnx.recurrent import replace_lstms
-from backends.onnx.session import PAST, open_session, session_predictor
+from backends.onnx.session import open_session, session_predictor
 from backends.onnx.strip import strip_model
 from knowledge.values import Refusal, RunFailed, Workload
 

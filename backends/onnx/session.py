@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from backends.onnx.cache_names import PAST
 from knowledge.values import InputError, RunFailed
 
-PAST, PRESENT = "past_key_values.", "present."  # a key-value cache: inputs `past_key_values.0.key`, outputs alike
 Batch = dict[str, np.ndarray]
 Predict = Callable[[Batch], np.ndarray]
 

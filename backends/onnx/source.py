@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from backends.models import InputSpec, check_arch
 from backends.onnx import graph as graphs
-from backends.onnx.session import PAST, open_session
+from backends.onnx.cache_names import PAST
+from backends.onnx.session import open_session
 from backends.profile_onnx import profile_onnx, told
 from knowledge.layers import ModelInfo
 from knowledge.tasks import check_task

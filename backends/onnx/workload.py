@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from backends.onnx.session import PAST, Batch, open_session
+from backends.onnx.cache_names import PAST
+from backends.onnx.session import Batch, open_session
 from knowledge.values import InputError, Workload
 
 if TYPE_CHECKING:

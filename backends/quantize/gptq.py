@@ -16,8 +16,9 @@ def gptq(
     """The rounded matrix [out, in], its scales and zero points [out, groups], and the damping that H took.
 
     weight: [out, in]  read: what it reads. `group_size` ≤ 0: one scale per row, from the weights as given. A group's
-    scale is taken from its weights as they are when its first column comes. With `reorder` the columns with the largest
-    inputs come first, and scales are taken from the weights as given, so that groups stay neighbors in the file.
+    scale is taken from its weights as they are when their block of columns begins, as the authors' code does. With
+    `reorder` the columns with the largest inputs come first, and scales are taken from the weights as given, so that
+    groups stay neighbors in the file.
     """
     inputs = weight.shape[1]
     size = inputs if group_size <= 0 else group_size
@@ -30,11 +31,13 @@ def gptq(
             scales[:, group], zeros[:, group] = grid(weight[:, group * size : (group + 1) * size], bits, symmetric)
 
     def choose(start: int, columns: Tensor, diagonal: Tensor) -> Column:
+        given = columns.clone()
+
         def column(at: int, now: Tensor) -> Tensor:
             place = start + at if order is None else int(order[start + at])
             group = place // size
             if not fixed_before and place % size == 0:
-                found = grid(columns[at : at + size].t(), bits, symmetric)
+                found = grid(given[at : at + size].t(), bits, symmetric)
                 scales[:, group], zeros[:, group] = found
             scale, zero = scales[:, group], zeros[:, group]
             return (torch.clamp(torch.round(now / scale) + zero, 0, 2**bits - 1) - zero) * scale

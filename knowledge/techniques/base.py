@@ -86,6 +86,7 @@ class Technique(BaseModel):
     lossless: ClassVar[bool] = False
     method: ClassVar[str] = ""  # the parameter whose values lose differently at one strength, where there is one
     dial: ClassVar[str] = ""  # the parameter that sets how much is removed, where there is one
+    starts_from: ClassVar[str] = ""  # the technique whose result it trains on, and keeps where training gains nothing
 
     @classmethod
     def space(cls) -> dict[str, Range | Choices]:

@@ -146,6 +146,7 @@ class Qat(Int8):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION, Need.UNLABELED, Need.TRAINING})
     paper: ClassVar[str] = "arXiv:1712.05877"
     architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe", "cnn"})
+    starts_from: ClassVar[str] = "int8_static"
 
     embeddings: Embeddings = True
     epochs: Epochs = 3

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backends.oneshot.solve import inverse_factor, propagate
+from backends.oneshot.solve import BLOCK, inverse_factor, propagate
 from backends.oneshot.statistics import Inputs
 from backends.prune.masks import kept_in_groups, kept_in_rows
 from backends.prune.sparsegpt import sparsegpt
@@ -86,11 +86,13 @@ def test_changes_reach_every_later_column_whatever_the_block():
 @pytest.mark.parametrize("bits", [4, 3, 2])
 def test_gptq_equals_columns_fixed_one_by_one(bits, group_size, symmetric):
     weight, _, read = layer()
-    size, scales = group_size or 160, {}
+    size, scales, given = group_size or 160, {}, {}
 
     def decide(j, w, _):
+        if j % BLOCK == 0:
+            given["block"] = w.clone()
         if j % size == 0:
-            source = w[:, j : j + size] if group_size else weight
+            source = given["block"][:, j : j + size] if group_size else weight
             scales[j // size] = grid(source.float(), bits, symmetric)
         scale, zero = scales[j // size]
         codes = (torch.round(w[:, j].float() / scale) + zero).clamp(0, 2**bits - 1)

@@ -1,0 +1,84 @@
+"""Wanda and SparseGPT as executors, on every kind of transformer."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from backends.locate import weight_tensors
+from backends.prune.by_inputs import apply
+from knowledge.techniques.prune_once import SparseGpt, Wanda
+from knowledge.values import InputError
+
+KINDS = ("llama", "gpt2", "mixtral", "bert")
+
+
+def pruned(small, kind, technique, change=lambda context: context):
+    model = small.transformer(kind, blocks=2)
+    return apply(technique, model, change(small.context(model)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("technique", [Wanda(ratio=0.25), SparseGpt(ratio=0.25), Wanda(pattern="2:4")])
+def test_the_decision_holds_what_is_really_zero(kind, technique, small):
+    before = {name: p.detach().clone() for name, p in small.transformer(kind, blocks=2).module.named_parameters()}
+    model, decision = pruned(small, kind, technique)
+    asked = 0.5 if technique.pattern == "2:4" else 0.25
+    touched = {name for path in decision.density for name in weight_tensors(model.module, path)}
+    for path, share in decision.density.items():
+        weights = weight_tensors(model.module, path).values()
+        assert share == sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+        assert share == pytest.approx(1 - asked, abs=0.02), path
+    for name, p in model.module.named_parameters():
+        assert torch.equal(p, before[name]) != (name in touched), name
+    assert model.structure[-1].technique == technique.id
+
+
+def test_layers_lose_their_own_ratios(small):
+    technique = Wanda(ratio=0.25, layer_ratios={"layers.0": 0.5, "layers.*.mlp": 0.75})
+    _, decision = pruned(small, "llama", technique)
+    for path, share in decision.density.items():
+        wanted = 0.5 if "layers.0." in path else 0.75 if ".mlp." in path else 0.25
+        assert share == pytest.approx(1 - wanted, abs=0.02), path
+
+
+def test_patterns_leave_two_of_four_in_every_row(small):
+    model, decision = pruned(small, "gpt2", SparseGpt(pattern="2:4"))
+    for path in decision.density:
+        weight = model.module.get_submodule(path).weight.t()  # Conv1D holds [in, out]
+        assert bool((weight.unflatten(1, (-1, 4)) != 0).sum(-1).le(2).all()), path
+
+
+@pytest.mark.parametrize("technique", [Wanda(), SparseGpt()])
+def test_what_stands_in_padding_does_not_count(small, technique):
+    def padded(token):
+        def change(context):
+            split = context.data.calibration
+            mask = split.inputs["attention_mask"].copy()
+            mask[:, -3:] = 0
+            ids = split.inputs["input_ids"].copy()
+            ids[:, -3:] = token
+            inputs = {**split.inputs, "attention_mask": mask, "input_ids": ids}
+            data = dataclasses.replace(context.data, calibration=dataclasses.replace(split, inputs=inputs))
+            return dataclasses.replace(context, data=data)
+
+        return change
+
+    first, second = (pruned(small, "bert", technique, padded(token))[0].module for token in (1, 7))
+    for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_too_few_tokens_are_refused_for_a_hessian_and_enough_for_norms(small):
+    def short(context):
+        data = dataclasses.replace(context.data, calibration=context.data.calibration.head(1))
+        return dataclasses.replace(context, data=data)
+
+    with pytest.raises(InputError, match="tokens are too few for the Hessian of"):
+        pruned(small, "llama", SparseGpt(), short)
+    assert pruned(small, "llama", Wanda(), short)[1].density
+
+
+def test_the_same_seed_gives_the_same_weights(small):
+    first, second = (pruned(small, "llama", SparseGpt())[0].module for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
