@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 
+from backends.memory import total_memory
 from knowledge.layers import LayerTable
 from knowledge.techniques.base import Family, Level, Need, Technique
 from knowledge.values import Interval, Value, Workload
@@ -95,11 +96,6 @@ class CostModel:
 
 def cores() -> int:
     return os.cpu_count() or 1
-
-
-def total_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _interval(mid: float, unit: str, basis: str) -> Interval:

@@ -1,7 +1,8 @@
-"""Peak memory of a stretch of work in this process."""
+"""Memory: the peak of a stretch of work in this process, and what the machine has."""
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -26,3 +27,8 @@ class PeakMemory:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def total_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

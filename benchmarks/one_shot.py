@@ -115,8 +115,9 @@ def main() -> None:
         peak, begin = PeakMemory(), time.perf_counter()
         run(model, calibration, method)
         seconds = time.perf_counter() - begin
-        row = {"setting": setting, "perplexity": 0.0, "seconds": seconds, "peak_memory_bytes": peak.bytes}
-        rows.append(row | {"perplexity": perplexity(model, ids)})
+        used = peak.bytes
+        row = {"setting": setting, "perplexity": perplexity(model, ids), "seconds": seconds}
+        rows.append(row | {"peak_memory_bytes": used})
     show(rows)
 
 

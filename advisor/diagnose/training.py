@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from advisor.costs import total_memory
 from advisor.diagnose import commands
 from advisor.diagnose.missed import named
 from advisor.diagnose.read import Run
 from advisor.diagnose.unfinished import TIGHT
 from advisor.diagnose.values import Diagnosis
 from advisor.units import bytes_text
+from backends.memory import total_memory
 from knowledge.techniques.base import Need
 
 S1 = "Step 4: Advanced Model Compression, Troubleshooting"

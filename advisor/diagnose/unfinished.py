@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from advisor.costs import CostModel, total_memory
+from advisor.costs import CostModel
 from advisor.diagnose import commands
 from advisor.diagnose.read import Run, Study
 from advisor.diagnose.trials import study_command
@@ -14,6 +14,7 @@ from advisor.diagnose.values import Diagnosis
 from advisor.doctor import LOW_DISK_BYTES
 from advisor.profile import profile_source
 from advisor.units import bytes_text
+from backends.memory import total_memory
 from knowledge.sources import is_factory
 from knowledge.techniques.base import Level, Technique
 from knowledge.techniques.catalog import build

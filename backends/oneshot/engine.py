@@ -30,6 +30,7 @@ class Done:
 
     matrix: Matrix
     outcome: Outcome
+    tokens: int  # that it read; 0 where it was changed by its size alone
 
 
 class Sums:
@@ -126,7 +127,7 @@ def changed_by_sums(sums: Sums, in_blocks: bool = True) -> list[Done]:
 
 def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = True) -> Done:
     """Change one matrix. What no token reached, such as an expert that none was sent to, is changed by its size."""
-    weight = matrix.read().float()
+    weight, tokens = matrix.read().float(), inputs.tokens
     if method.reads:
         if not inputs.tokens:
             inputs = Inputs.alike(inputs.width)
@@ -135,7 +136,7 @@ def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = T
             inputs.check_tokens(matrix.name)
     outcome = method.apply(matrix.path, weight, inputs)
     matrix.write(outcome.weight)
-    return Done(matrix, outcome)
+    return Done(matrix, outcome, tokens)
 
 
 def chosen_matrices(module: nn.Module, blocks_path: str, paths: Sequence[str]) -> dict[int, list[Matrix]]:

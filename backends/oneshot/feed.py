@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from backends.memory import total_memory
 from backends.oneshot.engine import BEFORE_SHARE
 from backends.oneshot.methods import Method
 
@@ -16,11 +15,6 @@ def windows_at_once(samples: int, length: int, widest: int, method: Method) -> i
 
     A method that looks at a share of the batches gets that many.
     """
-    fitting = int(SHARE * memory_bytes() // (4 * COPIES * widest * length))
+    fitting = int(SHARE * total_memory() // (4 * COPIES * widest * length))
     wanted = -(-samples // BEFORE_SHARE) if method.before else samples
     return max(1, min(fitting, wanted))
-
-
-def memory_bytes() -> int:
-    """Of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from backends.locate import Located, located
 from backends.surgery import FactoredLinear, weight_axes
@@ -79,6 +78,8 @@ def watched(block: nn.Module, config: Any, see: See) -> Iterator[None]:
     handles = [part.register_forward_pre_hook(hook) for part in block.modules() if is_dense(part)]
     before = getattr(config, "_experts_implementation", None)
     if before is not None:
+        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
         ALL_EXPERTS_FUNCTIONS[OBSERVED] = _experts(see)
         config._experts_implementation = OBSERVED
     try:

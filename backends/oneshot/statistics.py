@@ -20,7 +20,6 @@ class Inputs:
     width: int
     tokens: int = 0
     squares: Tensor | None = None  # [in], sum of x²
-    sizes: Tensor | None = None  # [in], sum of |x|
     products: Tensor | None = None  # [in, in], sum of x·xᵀ
     factors: dict[float, tuple[Tensor, float]] = field(default_factory=dict)  # by damping, once for all that read it
 
@@ -29,7 +28,6 @@ class Inputs:
         for part in x.reshape(-1, self.width).split(CHUNK):  # type: ignore[no-untyped-call]
             part = part.float()
             self.tokens += len(part)
-            self.sizes = _plus(self.sizes, part.abs().sum(0))
             if gram:
                 self.products = _plus(self.products, part.t() @ part)
             else:
@@ -41,12 +39,6 @@ class Inputs:
         squares = self.products.diagonal() if self.products is not None else self.squares
         assert squares is not None
         return squares.clamp(min=0).sqrt()
-
-    @property
-    def means(self) -> Tensor:
-        """Mean |x| of each input. [in]"""
-        assert self.sizes is not None
-        return self.sizes / max(self.tokens, 1)
 
     @property
     def hessian(self) -> Tensor:
@@ -81,8 +73,7 @@ class Inputs:
     @classmethod
     def alike(cls, width: int) -> Inputs:
         """As if every input had been 1, alone: for a matrix that nothing was read by."""
-        one = torch.ones(width)
-        return cls(width, width, one, one, torch.eye(width))
+        return cls(width, width, torch.ones(width), torch.eye(width))
 
 
 def _plus(total: Tensor | None, more: Tensor) -> Tensor:

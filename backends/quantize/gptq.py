@@ -44,7 +44,7 @@ def gptq(
 
         return column
 
-    block = max(BLOCK, size if not fixed_before else 0)
+    block = BLOCK if fixed_before else max(BLOCK // size, 1) * size  # whole groups
     if order is None:
         factor, used = read.factor(damping)
         return propagate(weight, factor, choose, block), scales, zeros, used

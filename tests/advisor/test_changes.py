@@ -5,9 +5,10 @@ import os
 import pytest
 
 from advisor.advise import advise
-from advisor.costs import CostModel, total_memory
+from advisor.costs import CostModel
 from advisor.profile import profile_source
 from advisor.request import Request
+from backends.memory import total_memory
 from knowledge.techniques.catalog import build
 from knowledge.values import Stage, Workload
 

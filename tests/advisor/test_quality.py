@@ -51,6 +51,14 @@ def row(model, drop, *stages, metric="accuracy", arch="cnn", subfamily="residual
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
+@pytest.mark.parametrize("family", ["cnn", "transformer"])
+def test_training_is_never_worse_than_what_it_starts_from(family, metric):
+    known = model(family, metric, load_evidence())
+    (trained,), (plain,) = built(stage("qat")), built(stage("int8_static"))
+    assert known.stage(trained, True).loss <= known.stage(plain, False).loss
+
+
 def family_of_rows(losses, name="channels", **params):
     """Rows of several models that lose in proportion: model k loses k times as much."""
     return [

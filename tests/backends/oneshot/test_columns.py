@@ -114,6 +114,16 @@ def test_gptq_gives_numbers_on_its_grid_that_lose_less_than_rounding(reorder):
     assert output_error(weight, found, x) < 0.8 * output_error(weight, rounded, x)
 
 
+@pytest.mark.parametrize("group_size", [0, 16, 48, 256])
+def test_with_inputs_that_say_nothing_gptq_is_rounding_to_nearest(group_size):
+    """No column can make up for another: scales must be those of whole groups, whether they divide a block or not."""
+    weight, *_ = layer(inputs=300)
+    found, scales, *_ = gptq(weight, Inputs.alike(300), 4, group_size, False, 0.01)
+    codes, *wanted = quantize(weight, 4, group_size, False)
+    torch.testing.assert_close(scales, wanted[0])
+    torch.testing.assert_close(found, dequantize(codes, *wanted, group_size))
+
+
 def test_sparsegpt_equals_columns_fixed_one_by_one_under_its_mask():
     weight, _, read = layer(inputs=96)
     factor, _ = read.factor(0.01)

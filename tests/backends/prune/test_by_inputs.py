@@ -82,3 +82,27 @@ def test_too_few_tokens_are_refused_for_a_hessian_and_enough_for_norms(small):
 def test_the_same_seed_gives_the_same_weights(small):
     first, second = (pruned(small, "llama", SparseGpt())[0].module for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_what_the_data_did_not_tell_is_said(small):
+    def short(context):
+        data = dataclasses.replace(context.data, calibration=context.data.calibration.head(6))
+        return dataclasses.replace(context, data=data)
+
+    _, decision = pruned(small, "mixtral", SparseGpt(damping=1e-9), short)
+    rules = {refusal.rule for refusal in decision.skipped}
+    assert "calibration-thin" in rules  # 64 tokens, shared among four experts
+    assert all(refusal.observed.split(":")[0] in decision.density for refusal in decision.skipped)
+    assert not pruned(small, "llama", SparseGpt())[1].skipped
+
+
+def test_an_expert_that_no_token_reached_is_named(small):
+    model = small.transformer("mixtral", blocks=2)
+    router = model.module.model.layers[0].mlp.gate.weight
+    router.data[3] = -1e4 * router.data[:3].abs().sum()
+    context = small.context(model)
+    hidden = model.module.model.layers[0].post_attention_layernorm.weight
+    hidden.data.zero_()  # all experts are alike then, and the first two are taken
+    _, decision = apply(Wanda(), model, context)
+    unread = [refusal.observed for refusal in decision.skipped if refusal.rule == "calibration-unread"]
+    assert any("layers.0.mlp.experts" in text and "2 of 4 matrices" in text for text in unread)
