@@ -12,6 +12,7 @@ from advisor.commands.evidence import evidence
 from advisor.commands.explain import explain, graph
 from advisor.commands.knowledge import knowledge
 from advisor.commands.targets import targets
+from advisor.commands.verify import verify
 from advisor.show import console, options
 from advisor.show.shell import Shell
 
@@ -138,51 +139,6 @@ def run(plan: Path, out: Path, allow_code: bool, as_json: bool) -> int:
 
 
 @main.command()
-@click.argument("artifact", type=RUN)
-@click.option("--plan", type=RUN, help="The plan that made it. [plan.yaml of its run folder]")
-@click.option(
-    "--prompt-length",
-    type=click.IntRange(1),
-    multiple=True,
-    metavar="N",
-    help="Decode behind N tokens; may repeat. [the plan's]",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    multiple=True,
-    metavar="N",
-    help="Decode N texts at once; may repeat. [1 and the plan's]",
-)
-@options.allow_code
-@options.as_json
-def verify(
-    artifact: Path,
-    plan: Path | None,
-    prompt_length: tuple[int, ...],
-    batch: tuple[int, ...],
-    allow_code: bool,
-    as_json: bool,
-) -> int:
-    """Measure ARTIFACT against its uncompressed model again.
-
-    ARTIFACT is a run folder, or its .onnx file with --plan. Of a language model, the time to the first token and the
-    tokens per second are measured too, at every prompt length and batch size.
-
-    \b
-    Example:
-      advisor verify run
-      advisor verify run --prompt-length 32 --prompt-length 128 --batch 1 --batch 8
-    """
-    from advisor.show.runs import show_verification
-    from advisor.verify import verify_artifact
-
-    verification = verify_artifact(artifact, plan, allow_code, console.progress, prompt_length, batch)
-    console.answer(as_json, verification, lambda: show_verification(verification, str(artifact)))
-    return 0 if verification["verdict"]["within_budget"] else 1
-
-
-@main.command()
 @click.argument("folder", type=RUN, metavar="RUN|STUDY")
 @options.as_json
 def report(folder: Path, as_json: bool) -> None:
@@ -253,7 +209,7 @@ def demo(out: Path, trials: int) -> int:
     return show_demo(out, trials)
 
 
-for command in (targets, knowledge, explain, graph, evidence, lint, diagnose):
+for command in (verify, targets, knowledge, explain, graph, evidence, lint, diagnose):
     main.add_command(command)
 
 

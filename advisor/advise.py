@@ -6,17 +6,19 @@ from dataclasses import dataclass, replace
 
 import networkx as nx
 
-from advisor.answer import NOT_YET, RANKING_SOURCE, Answer, profile_of
+from advisor.answer import NOT_YET, OWN_SOURCE, Answer, profile_of
 from advisor.changes import MORE_DROP, changes_of
 from advisor.evidence import own_evidence
+from advisor.exploration import Candidate, Explored, explore
 from advisor.facts import facts_of
-from advisor.graph import Candidate, Explored, build_graph, explore
+from advisor.graph import build_graph
 from advisor.predict import Predictor
 from advisor.ranking import Ranked, Ranking
 from advisor.readiness import runnable
 from advisor.recommendation import Recommendation
 from advisor.request import Request
-from advisor.rules import Refused, Verdicts, judge
+from advisor.rules import judge
+from advisor.verdicts import Refused, Verdicts
 from knowledge.conditions import Facts
 from knowledge.evidence import Evidence
 from knowledge.layers import LayerTable
@@ -85,7 +87,7 @@ def without_planned(verdicts: Verdicts) -> Verdicts:
     runs = runnable()
     gone = [name for name in verdicts.settings if name not in runs]
     refused = tuple(
-        Refused(technique=name, rule="technique-not-yet", text=f"Allowed, but {NOT_YET}.", source=RANKING_SOURCE)
+        Refused(technique=name, rule="technique-not-yet", text=f"Allowed, but {NOT_YET}.", source=OWN_SOURCE)
         for name in gone
     )
     settings = {name: planned for name, planned in verdicts.settings.items() if name in runs}

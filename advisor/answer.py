@@ -12,14 +12,15 @@ from advisor.readiness import runnable
 from advisor.reasons import objects, supports
 from advisor.recommendation import Chain, ChainStage, Miss, Reason
 from advisor.request import Request
-from advisor.rules import Verdicts
+from advisor.verdicts import Verdicts
 from knowledge.conditions import fill
 from knowledge.schema import Rule
 from knowledge.techniques.base import Choices, Range, Technique
 from knowledge.values import Estimate
 
 UNITS = {"size": "bytes", "memory": "bytes", "latency": "ms", "speedup": "×"}
-RANKING_SOURCE = "this tool: chains whose estimates overlap are put in order by rules"
+OWN_SOURCE = "this tool"
+RANKING_SOURCE = f"{OWN_SOURCE}: chains whose estimates overlap are put in order by rules"
 NOT_YET = "it can be planned with, but not carried out yet"
 
 
@@ -80,10 +81,10 @@ class Answer:
         ids, compression = ranked.candidate.ids, ranked.candidate.outlook.compression
         found = [self.reason(r) for r in self.verdicts.fired if supports(r, ids, compression)]
         if not ids and not ranked.misses:
-            found.append(Reason(rule="nothing", text="The model as it is, for comparison.", source=RANKING_SOURCE))
+            found.append(Reason(rule="nothing", text="The model as it is, for comparison.", source=OWN_SOURCE))
         if rank == 1 and ranked.harmless and self.request.goal == "quality" and not self.request.limited:
             text = "Quality is the goal and no limit is given: what is expected to lose nothing comes first."
-            found.append(Reason(rule="ranking", text=text, source=RANKING_SOURCE))
+            found.append(Reason(rule="ranking", text=text, source=OWN_SOURCE))
         elif rank == 1 and ranked.overturned and ids:
             others = "another chain" if ranked.overturned == 1 else f"{ranked.overturned} other chains"
             text = f"The estimates of {others} are a little better, but they overlap with this one's: the rules decide."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import importlib.metadata
 import os
 from collections.abc import Callable
@@ -12,10 +11,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
+from knowledge.conditions import Operator
 from knowledge.files import replacing
 from knowledge.load import load_target
+from knowledge.names import nearest
 from knowledge.places import config_folder
-from knowledge.schema import Operator, Target
+from knowledge.schema import Target
 from knowledge.values import InputError
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ def default_file() -> Path:
 
 def _check(path: Path, threads: int, target_class: str) -> None:
     if target_class not in CLASSES:
-        near = difflib.get_close_matches(target_class, CLASSES, n=1) or CLASSES
-        raise InputError("class", target_class, "unknown class", f"did you mean {' or '.join(near)}?")
+        raise InputError("class", target_class, "unknown class", nearest(target_class, CLASSES))
     if threads > (processors := os.cpu_count() or 1):
         raise InputError("threads", threads, "more than this machine has processors", f"at most {processors}")
     if path.suffix not in (".yaml", ".yml"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from advisor.ranking import Ranked, Ranking
@@ -87,8 +89,6 @@ def _more_means(request: Request) -> Iterator[tuple[str, str, str]]:
 
 def _with_drop(thought: Deliberation, allowed: float) -> tuple[Ranked, ...]:
     """The same chains under another quality budget: rules and ranking are asked again, nothing is explored anew."""
-    from dataclasses import replace
-
     request = thought.request.model_copy(update={"max_drop": allowed})
     facts: dict[str, Any] = dict(thought.facts)
     for name in ("max_drop_pp", "max_drop_percent"):
@@ -126,22 +126,21 @@ def _looser_limits(thought: Deliberation) -> list[Change]:
     nearest = _first(thought.ranked)
     if nearest is None:
         return []
-    options = {
-        "size": ("--max-size", bytes_text),
-        "memory": ("--max-memory", bytes_text),
-        "latency": ("--max-latency", ms_text),
-        "speedup": ("--min-speedup", ratio_text),
+    unit = thought.request.max_drop_unit or "pp"
+    options: dict[str, tuple[str, str, Callable[[float], str]]] = {
+        "size": ("--max-size", "size", bytes_text),
+        "memory": ("--max-memory", "memory", bytes_text),
+        "latency": ("--max-latency", "latency", ms_text),
+        "speedup": ("--min-speedup", "speed-up", ratio_text),
+        "quality": ("--max-drop", "loss", lambda drop: f"{math.ceil(100 * drop) / 100:g} {unit}"),
     }
     figures = thought.predictor.estimate(nearest.candidate.outlook)
     found = []
     for limit, (_, estimated) in nearest.misses.items():
-        if limit not in options:
-            continue
-        option, show = options[limit]
+        option, name, show = options[limit]
         estimated *= ROUNDING if limit != "speedup" else 1 / ROUNDING  # what is shown must be enough
-        alone = "" if len(nearest.misses) == 1 else ", with the other limits below,"
-        name = "speed-up" if limit == "speedup" else limit
-        text = f"a {name} limit of {show(estimated)}{alone} would be met by {' → '.join(nearest.candidate.ids)}."
+        rest = "" if len(nearest.misses) == 1 else ", together with the other limits here,"
+        text = f"a {name} limit of {show(estimated)}{rest} would be met by {' → '.join(nearest.candidate.ids)}."
         found.append(
             Change(
                 option=f"{option} {show(estimated).replace(' ', '').removesuffix('×')}",

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from advisor.rules import Refused
+from advisor.reasons import is_about
 from advisor.standing import Standing, best_with, standing
+from advisor.verdicts import Refused
 from advisor.words import Condition, conclusion_text, conditions_of, when_text
 from knowledge.conditions import fill, holds, reads, show
-from knowledge.load import Knowledge, members
-from knowledge.schema import Claim, Conclusion, Figure, Rule, Selector, Target
-from knowledge.techniques.catalog import CATALOG
+from knowledge.load import Knowledge
+from knowledge.schema import Claim, Figure, Rule, Target
 from knowledge.values import Value
 
 if TYPE_CHECKING:
@@ -122,21 +122,6 @@ def mentions(technique: str, known: Knowledge, thought: Deliberation | None = No
                 source=rule.source,
                 fires=holds(rule.when, thought.facts) if thought is not None else None,
             )
-
-
-def is_about(conclusion: Conclusion, technique: str) -> bool:
-    """Whether a conclusion concerns a technique, by its id, its family, its needs, or the chains it can stand in."""
-    order, needed, setting = conclusion.before, conclusion.require, conclusion.set
-    if order is not None:
-        return technique in members(order.first) or technique in members(order.then)
-    if needed is not None:
-        return technique == needed.technique or needed.after.covers(technique)
-    if setting is not None:
-        return technique == setting.technique
-    about = conclusion.prefer or conclusion.avoid or conclusion.refuse or conclusion.warn
-    if not isinstance(about, Selector):
-        return False  # of every chain
-    return CATALOG[technique].family in about.chain if about.chain is not None else about.covers(technique)
 
 
 def _here(technique: str, thought: Deliberation) -> Here:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.folders import check_run_folder, make_folder, plan_in, question
+from advisor.packing import FOLDER, packed_weights
 from advisor.plans import save_plan, techniques
 from advisor.profile import check_real
 from advisor.workloads import check_measurable
@@ -19,10 +20,11 @@ from knowledge.sources import is_factory
 from knowledge.values import Plan
 
 if TYPE_CHECKING:
-    from backends.onnx.verification import Verification
+    from backends.onnx.verification import PackedWeights, Verification
     from backends.records import StageRecord
     from backends.runner import Pipeline
     from backends.store import Store
+    from backends.windows import Windows
 
 RUN_SCHEMA = "advisor.run/1"
 RESULTS = ("run.json", "verification.json", "report.html", "report.md")
@@ -92,7 +94,8 @@ def run_plan(
         where = "from the store" if record.reused else f"{record.seconds:.1f} s"
         progress(f"{record.technique}: {_quality(record)} ({where})")
     progress("verifying on the untouched split")
-    verification = measure(plan, pipeline, pipeline.file(records[-1]))
+    packed = packed_weights(pipeline, records)
+    verification = measure(plan, pipeline, pipeline.file(records[-1]), packed=packed and packed[1])
     run = {
         "schema": RUN_SCHEMA,
         "plan": plan.model_dump(mode="json", by_alias=True),
@@ -108,7 +111,7 @@ def run_plan(
         "layers": layer_rows(baseline.layers, records[-1].layers),
     }
     clear_results(out)  # none of an earlier run stands beside this artifact
-    _ship(pipeline, records, out / "artifact")
+    _ship(pipeline, records, out / "artifact", packed and packed[0])
     write_text(out / "verification.json", json.dumps(run["verification"], indent=1))
     write_text(out / "run.json", json.dumps(run))
     _report(out, run)
@@ -184,8 +187,8 @@ def _keep_stage(folder: Path, target: Path) -> None:
                 shutil.copyfile(file, kept)
 
 
-def _ship(pipeline: Pipeline, records: Sequence[StageRecord], target: Path) -> None:
-    """The artifact folder: the file, and the tokenizer and configuration that belong to it."""
+def _ship(pipeline: Pipeline, records: Sequence[StageRecord], target: Path, packed: Path | None = None) -> None:
+    """The artifact folder: the file, packed weights, and the tokenizer and configuration that belong to it."""
     with replacing_folder(target) as beside:
         shutil.copyfile(pipeline.file(records[-1]), beside / "model.onnx")
         model = pipeline.model(records)
@@ -194,14 +197,23 @@ def _ship(pipeline: Pipeline, records: Sequence[StageRecord], target: Path) -> N
         config = getattr(model.module, "config", None) if model is not None else None
         if config is not None and hasattr(config, "save_pretrained"):
             config.save_pretrained(str(beside))
+        if packed is not None:
+            _keep_stage(packed, beside / FOLDER)
 
 
 def measure(
-    plan: Plan, pipeline: Pipeline, file: Path, prompts: Sequence[int] = (), batches: Sequence[int] = ()
+    plan: Plan,
+    pipeline: Pipeline,
+    file: Path,
+    prompts: Sequence[int] = (),
+    batches: Sequence[int] = (),
+    packed: PackedWeights | None = None,
+    windows: Windows | None = None,
 ) -> Verification:
     """Size, speed, memory and quality of `file` against the uncompressed model's, on the verification split.
 
-    A causal model's decoding is measured at each of `prompts` (tokens) and `batches`, else at the plan's workload.
+    A causal model's decoding is measured at each of `prompts` (tokens) and `batches`, else at the plan's workload; its
+    perplexity is taken over `windows`, else over the split's samples.
     """
     from backends.onnx.verify import verify
     from backends.tasks import reference_outputs
@@ -220,6 +232,8 @@ def measure(
         longest=source.info.max_length,
         prompts=prompts,
         batches=batches,
+        packed=packed,
+        windows=windows,
     )
 
 

@@ -1,4 +1,4 @@
-"""The folder that a command writes: made where there is none, taken up where it holds the same work, else refused."""
+"""What a command writes, where the user said: a folder that is made, taken up or refused, or a single file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.plans import read_plan
-from knowledge.files import disk_full
+from knowledge.files import disk_full, write_bytes
 from knowledge.values import DiskFull, InputError, Plan
 
 OTHER_FOLDER = "name another folder, or remove this one"
@@ -57,6 +57,18 @@ def make_folder(out: Path) -> bool:
             raise DiskFull(f"{out}: the disk is full; nothing was written there: free some space") from error
         raise InputError("out", out, f"cannot be made ({error.strerror})", "name a folder in one of yours") from None
     return made
+
+
+def write_file(out: Path, data: bytes) -> None:
+    """Replace a file that the user named in one step. Raises InputError where it cannot be written."""
+    if out.is_dir():
+        raise InputError("out", out, "is a folder", "name a file in it")
+    try:
+        write_bytes(out, data)
+    except OSError as error:
+        if disk_full(error):
+            raise DiskFull(f"{out}: the disk is full; nothing was written there: free some space") from error
+        raise InputError("out", out, f"cannot be written ({error.strerror})", "name another file") from None
 
 
 def plan_in(file: Path) -> Plan | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from advisor.hf_facts import Config, experts_of
 from advisor.hf_files import Shapes, number
@@ -53,8 +54,9 @@ def _check_shape(name: str, shape: tuple[int, ...], config: Config, source: str)
             _check_axis(name, shape, 0, length, next(f for f in fields if f in config), source)
     if _DENSE_FFN.search(name) and experts_of(config) < 2 and (ffn := number(config, "intermediate_size")):
         _check_axis(name, shape, 0, ffn, "intermediate_size", source)
-    if _HEAD.search(name) and (labels := len(config.get("id2label") or ())):
-        _check_axis(name, shape, 0, labels, "classes:", source)
+    labels = config.get("id2label")
+    if _HEAD.search(name) and isinstance(labels, Mapping) and labels:
+        _check_axis(name, shape, 0, len(labels), "classes:", source)
     hidden = next((f for f in ("hidden_size", "n_embd", "d_model", "dim") if number(config, f)), "")
     if _LENGTHS[0][0].search(name) and hidden and len(shape) == 2:
         widths = [n for f, n in config.items() if isinstance(n, int) and _WIDTH.search(f)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from advisor.hf_files import number
-from knowledge.configs import longest_of, vocabulary_of
+from knowledge.configs import OF_THESE_WEIGHTS, longest_of, vocabulary_of
 from knowledge.layers import Family, ModelInfo
 from knowledge.tasks import TRANSFORMERS, check_told, task_of_classes
 from knowledge.values import InputError
@@ -27,10 +27,15 @@ def experts_of(config: Config) -> int:
     return number(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
+def classes_of(config: Config) -> list[str]:
+    """Names of the classes that the configuration was saved from."""
+    named = config.get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
 def task_of(config: Config, source: str) -> str:
     """Task of the class that the configuration names; raises InputError asking for --task when it tells none."""
-    named = config.get("architectures")
-    named = [n for n in named if isinstance(n, str)] if isinstance(named, list) else []
+    named = classes_of(config)
     task = task_of_classes(named)
     if task is not None:
         return task
@@ -73,13 +78,12 @@ def facts_of(config: Config, source: str, task: str, family: Family) -> ModelInf
     hidden = number(config, "hidden_size", "n_embd", "dim", "d_model")
     heads = number(config, "num_attention_heads", "n_head", "n_heads")
     vocabulary = vocabulary_of(config)
-    named = config.get("architectures") or [""]
     return ModelInfo(
         name=Path(source).name or source,
         family=family,
         task=task,
         subfamily="moe" if family == "moe" else _SUBFAMILIES.get(task, "encoder"),
-        architecture=str(named[0]),
+        architecture=next(iter(classes_of(config)), ""),
         vocab_size=vocabulary,
         hidden_size=hidden,
         ffn_size=number(config, "intermediate_size", "n_inner", "hidden_dim", "ffn_dim") or 4 * hidden,
@@ -90,15 +94,17 @@ def facts_of(config: Config, source: str, task: str, family: Family) -> ModelInf
         experts=experts_of(config) if family == "moe" else 0,
         experts_per_token=number(config, "num_experts_per_tok", "moe_k") if family == "moe" else 0,
         max_length=longest_of(config),
-        image_size=(0, 0, 0) if vocabulary else image_of(config),
+        image_size=(0, 0, 0) if vocabulary else image_of(config, source),
     )
 
 
-def image_of(config: Config) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a vision model takes."""
+def image_of(config: Config, source: str) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a vision model takes; raises InputError where they are no sizes."""
     size = config.get("image_size") or 224
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    return number(config, "num_channels") or 3, height, width
+    sides = list(size) if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError("model", source, f"config.json says image_size {size}", OF_THESE_WEIGHTS)
+    return number(config, "num_channels") or 3, sides[0], sides[1]
 
 
 def is_tied(config: Config) -> bool:

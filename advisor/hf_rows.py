@@ -15,6 +15,7 @@ from advisor.hf_facts import Config, is_tied
 from advisor.hf_files import Shapes, number
 from knowledge.configs import HEADS, NO_PARAMETER
 from knowledge.layers import ModelInfo
+from knowledge.shards import REMEDY
 from knowledge.values import InputError
 
 Row = dict[str, Any]
@@ -112,7 +113,10 @@ def _stacked_experts(shapes: Shapes) -> Shapes:
         counts[above] = max(counts.get(above, 0), int(found["number"]) + 1)
         single[f"{above}/{'down' if found['name'] in ('w2', 'down_proj') else 'up'}"] = shape
     for above, count in counts.items():
-        ffn, width = single[f"{above}/up"]
+        up = single.get(f"{above}/up", ())
+        if len(up) != 2:
+            raise InputError("model", f"{above}.experts", "the up projections are missing, or no matrices", REMEDY)
+        ffn, width = up
         stacked[f"{above}.experts.gate_up_proj"] = (count, 2 * ffn, width)
         stacked[f"{above}.experts.down_proj"] = (count, width, ffn)
     return stacked
@@ -204,7 +208,7 @@ def _uses(row: Row, info: ModelInfo, tokens: int, patches: int) -> float:
     if row["kind"] == "conv":
         return float(patches or tokens)
     if row["kind"] == "experts":
-        return tokens * info.experts_per_token / int(row["copies"])
+        return tokens * info.experts_per_token / max(int(row["copies"]), 1)
     parts = row["path"].split(".")
     if row["kind"] == "norm" and parts[-1] in _HEAD_NORMS and row["outputs"] == info.head_dim:
         return float(tokens * (info.heads if parts[-1].startswith("q") else info.kv_heads))

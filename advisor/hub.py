@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advisor.hf_files import SINGLE, Shapes, read_shapes
+from advisor.hf_files import Shapes, read_shapes
+from knowledge.shards import SINGLE
 from knowledge.values import InputError
 
 REMEDY = "check the name and the network, or download the folder elsewhere and give its path"

@@ -51,6 +51,7 @@ class Outcome:
     parameters: int
     stages: tuple[StageKey, ...]
     loss: float
+    techniques: tuple[Technique, ...] = ()
 
     @cached_property
     def sorts(self) -> tuple[int, ...]:
@@ -83,9 +84,9 @@ def outcomes(rows: Iterable[Evidence]) -> list[Outcome]:
     found = []
     for row in rows:
         if all(stage.technique in CATALOG for stage in row.stages):
-            built = [CATALOG[s.technique].model_construct(**s.params) for s in row.stages]
+            built = tuple(CATALOG[s.technique].model_construct(**s.params) for s in row.stages)
             keys = stage_keys(built, row.blocks)
-            found.append(Outcome(row.model, row.arch, row.subfamily, row.parameters, keys, row.drop))
+            found.append(Outcome(row.model, row.arch, row.subfamily, row.parameters, keys, row.drop, built))
     return [outcome for outcome in found if outcome.stages]
 
 

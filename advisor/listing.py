@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from advisor.checking.possible import families_of, situations
+from advisor.reasons import is_about
 from advisor.words import conclusion_text, when_text
 from knowledge.conditions import VOCABULARY, reads
 from knowledge.load import Knowledge
 from knowledge.names import nearest
-from knowledge.order import members
-from knowledge.schema import STATUSES, Conclusion, Rule
-from knowledge.techniques.catalog import CATALOG, technique_class
+from knowledge.schema import STATUSES, Rule
+from knowledge.techniques.catalog import technique_class
 from knowledge.typical import build
 from knowledge.values import InputError
 
@@ -49,18 +49,6 @@ def rules(
 def _rule_row(known: Knowledge, rule: Rule) -> Row:
     said = {"when": when_text(rule.when), "then": [conclusion_text(c) for c in rule.then]}
     return {**rule.model_dump(mode="json", exclude_none=True), "says": said, "place": known.origin[f"rules/{rule.id}"]}
-
-
-def is_about(conclusion: Conclusion, technique: str) -> bool:
-    """Whether a conclusion means a technique: by its id, its family, what it needs, or chains with its family."""
-    for about in (conclusion.prefer, conclusion.avoid, conclusion.refuse, conclusion.warn):
-        if about is not None and about != "all":
-            return about.covers(technique) or CATALOG[technique].family in (about.chain or ())
-    if conclusion.require is not None:
-        return conclusion.require.technique == technique or conclusion.require.after.covers(technique)
-    if conclusion.before is not None:
-        return any(technique in members(name) for name in (conclusion.before.first, conclusion.before.then))
-    return conclusion.set is not None and conclusion.set.technique == technique
 
 
 def claims(

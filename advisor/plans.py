@@ -49,19 +49,24 @@ def load_plan(path: Path, allow_code: bool = False) -> Plan:
 
 def read_plan(path: Path) -> Plan:
     """A plan from its file, to be looked at: what it names need not exist. Raises InputError as `load_plan` does."""
+    plan = _checked(read_raw(path), Path(path))
+    check_stages(plan, str(path))
+    return plan
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """The mapping in a plan file, whatever it holds; raises InputError where there is none."""
     try:
         raw = yaml.load(Path(path).read_text(), Loader=yaml.CSafeLoader)
     except FileNotFoundError:
         raise InputError("plan", path, "no such file", "make one with `advisor search MODEL --out DIR`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("plan", path, f"cannot be read ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that there are not are ValueErrors
         raise InputError("plan", path, f"is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict):
         raise InputError("plan", path, "is not a mapping", "a plan starts with `schema: advisor.plan/1`")
-    plan = _checked(raw, Path(path))
-    check_stages(plan, str(path))
-    return plan
+    return raw
 
 
 def _checked(raw: dict[str, Any], path: Path) -> Plan:

@@ -158,7 +158,13 @@ class QualityModel:
 
     @cached_property
     def _own_residuals(self) -> list[tuple[Outcome, float]]:
-        return [(o, self.learned.residual(o)) for o in self.own]
+        """This model's own chains, and how far each lies from what is expected of it without them."""
+        found = []
+        for own in self.own:
+            losses = [self._stage(t, r).loss for t, r in with_recovery(own.techniques) if not t.lossless]
+            expected = combined(losses, self.metric == "perplexity")
+            found.append((own, self.scale.of(own.loss) - self.scale.of(expected)))
+        return found
 
     def interval(self, spread: Spread) -> Interval:
         """A spread as it is shown."""

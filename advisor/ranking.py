@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from advisor.exploration import Candidate, Hope
 from advisor.facts import misses_of
-from advisor.graph import Candidate, Hope
 from advisor.predict import Outlook, Predictor
 from advisor.readiness import runnable
 from advisor.request import Goal, Request
-from advisor.rules import Verdicts
+from advisor.verdicts import Verdicts
 from knowledge.techniques.base import Need
 
 # what a doubling is worth: (of compression, of speed); and what spending the whole quality budget costs

@@ -1,12 +1,25 @@
-"""Which fired rules speak for a chain, and which against it."""
+"""Which rules are about a technique, and which fired ones speak for a chain or against it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.rules import concerns
-from knowledge.schema import Rule
+from advisor.verdicts import concerns
+from knowledge.order import members
+from knowledge.schema import Conclusion, Rule
 from knowledge.techniques.catalog import CATALOG
+
+
+def is_about(conclusion: Conclusion, technique: str) -> bool:
+    """Whether a conclusion means a technique: by its id, its family, what it needs, or chains with its family."""
+    for about in (conclusion.prefer, conclusion.avoid, conclusion.refuse, conclusion.warn):
+        if about is not None and about != "all":
+            return about.covers(technique) or CATALOG[technique].family in (about.chain or ())
+    if conclusion.require is not None:
+        return conclusion.require.technique == technique or conclusion.require.after.covers(technique)
+    if conclusion.before is not None:
+        return any(technique in members(name) for name in (conclusion.before.first, conclusion.before.then))
+    return conclusion.set is not None and conclusion.set.technique == technique
 
 
 def supports(rule: Rule, ids: Sequence[str], compression: float) -> bool:

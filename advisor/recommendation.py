@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from advisor.costs import Cost
 from advisor.request import Request
-from advisor.rules import Refused
+from advisor.verdicts import Refused
 from knowledge.values import Estimate, Interval, Value
 
 

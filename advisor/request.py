@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from advisor.units import bytes_text, parse_bytes, parse_count, parse_drop, parse_milliseconds, parse_ratio
 from advisor.workloads import check_length
@@ -23,6 +23,7 @@ TASK_OF_FAMILY: dict[Family, str] = {
     "moe": "causal-lm",
 }
 SEEDS = 2**32  # how many there are
+MOST_PARAMS = 10**15  # of a typical model: tables count in 64 bits
 DEFAULT_DROP = 3.0
 DEFAULT_SEQ_LEN = 128
 
@@ -69,8 +70,8 @@ class Request(Value):
         values: dict[str, Any] = {}
         for name, value in given.items():
             values |= _parsed(name, value)
-        if "data_level" not in values and values.get("data"):
-            values["data_level"] = "labeled" if "train" in values["data"] else "calibration"
+        if "data_level" not in values and (data := values.get("data")):
+            values["data_level"] = "labeled" if "train" in data else "calibration"
         if "params" in values and values.get("model"):
             raise InputError(
                 "params", given["params"], "scales a typical model, but a model was named", "leave one of them out"
@@ -78,7 +79,12 @@ class Request(Value):
         if not values.get("model") and not values.get("arch"):
             remedy = f"name a model, or --arch {' | '.join(FAMILIES)}"
             raise InputError("model", "", "neither a model nor an architecture was given", remedy)
-        return cls.model_validate(values)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            label = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+            raise InputError(label, first["input"], first["msg"].lower(), "see `advisor recommend --help`") from None
 
     @property
     def limited(self) -> bool:
@@ -193,7 +199,7 @@ def _parsed(name: str, value: Any) -> dict[str, Any]:
     if name == "min_speedup":
         return {name: parse_ratio(label, value)}
     if name == "params":
-        return {name: round(parse_count(label, value))}
+        return {name: _whole(label, round(parse_count(label, value)), most=MOST_PARAMS)}
     if name == "image_size":
         return {name: _image_size(label, value)}
     if name in ("batch", "seq_len", "threads", "top"):
@@ -201,6 +207,8 @@ def _parsed(name: str, value: Any) -> dict[str, Any]:
     if name == "seed":
         return {name: _whole(label, value, 0, SEEDS - 1)}
     if name in Request.model_fields and name not in _FILLED:
+        if name == "data" and not isinstance(value, Mapping):
+            raise InputError(label, value, "is not a mapping", "give files as train, calibration and eval")
         return {name: dict(value) if isinstance(value, Mapping) else value}
     raise InputError(label, value, "unknown option", nearest(name, OPTIONS))
 

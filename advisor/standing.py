@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import networkx as nx
 
-from advisor.graph import Candidate, explore
+from advisor.exploration import Candidate, explore
 from advisor.ranking import Ranked, Ranking, ready
 from advisor.recommendation import Miss
-from advisor.rules import Refused, concerns
+from advisor.verdicts import Refused, concerns
 from advisor.words import listed
 from knowledge.values import Value
 

@@ -54,7 +54,10 @@ def _parse(field: str, text: str, units: Mapping[str, float], example: str) -> f
     amount, unit = _number(field, text, example)
     if unit not in units:
         raise InputError(field, text, "unknown unit", f"use {example}")
-    return amount * units[unit]
+    found = amount * units[unit]
+    if not math.isfinite(found):
+        raise InputError(field, text, "is too large to count", f"use {example}")
+    return found
 
 
 def _number(field: str, text: str, example: str, zero: bool = False) -> tuple[float, str]:

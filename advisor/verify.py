@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor.execute import Progress, measure, open_pipeline, silent
+from advisor.harness import Harness, examine, open_exam
+from advisor.packing import packed_beside
 from advisor.plans import load_plan
 from advisor.report import read_json, write_run_report
 from knowledge.files import write_text
@@ -22,26 +24,39 @@ def verify_artifact(
     progress: Progress = silent,
     prompts: Sequence[int] = (),
     batches: Sequence[int] = (),
+    window: int | None = None,
+    stride: int | None = None,
+    harness: Harness | None = None,
 ) -> dict[str, Any]:
     """The JSON of a fresh verification of a run folder, its artifact folder or its ONNX file.
 
-    A causal model's decoding is measured at each of `prompts` (tokens) and `batches`, else at the plan's workload. A
-    run folder's `verification.json`, `run.json` and reports then show it. Raises InputError without a file or a plan,
-    and for prompts that the model cannot read or continue.
+    A causal model's decoding is measured at each of `prompts` (tokens) and `batches`, else at the plan's workload; its
+    perplexity is taken over windows of `window` tokens, `stride` apart, else over the samples of the data; and both
+    files answer the tasks of `harness`. A run folder's `verification.json`, `run.json` and reports then show it. Raises
+    InputError without a file or a plan, and for prompts, windows or tasks that the model cannot read.
     """
+    from backends.windows import asked_windows
+
     file, folder = artifact_file(Path(artifact))
     if plan_file is None:
         plan_file = folder / "plan.yaml"
         if not plan_file.exists():
             raise InputError("artifact", artifact, "lies in no run folder: plan.yaml is missing", "name it with --plan")
     plan = load_plan(plan_file, allow_code)
+    if harness:
+        harness.check_installed()
     check_loads(file)
     pipeline = open_pipeline(plan, allow_code=allow_code)
-    check_prompts(prompts, batches, pipeline.source.info)
+    source = pipeline.source
+    check_prompts(prompts, batches, source.info)
+    windows = asked_windows(window, stride, source.data.verification, source.info, source.task.metric)
+    exam = harness and open_exam(harness, pipeline, file, allow_code)
     progress(f"exporting the uncompressed {plan.model}")
     baseline = pipeline.baseline
+    scores = examine(exam, plan, pipeline.file(baseline), file, progress) if exam else ()
     progress(f"measuring against it: {baseline.file_bytes / 1e6:.2f} MB")
-    found = measure(plan, pipeline, file, prompts, batches).model_dump(mode="json", by_alias=True)
+    verification = measure(plan, pipeline, file, prompts, batches, packed_beside(file), windows)
+    found = verification.model_copy(update={"lm_eval": scores}).model_dump(mode="json", by_alias=True)
     if (folder / "run.json").exists():
         run = {**read_json(folder / "run.json"), "verification": found}
         write_text(folder / "verification.json", json.dumps(found, indent=1))

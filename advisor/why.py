@@ -11,6 +11,7 @@ from advisor.entries import Explained
 from advisor.ranking import Ranked, Ranking
 from advisor.recommendation import Chain, Reason
 from advisor.standing import Alternative, Standing, alternative, chain_id, rank_of, standing
+from knowledge.names import nearest
 from knowledge.techniques.base import Level, Technique
 from knowledge.techniques.catalog import CATALOG
 from knowledge.values import InputError, Value
@@ -66,11 +67,12 @@ def explain_chain(name: str, thought: Deliberation) -> ChainExplained:
 
 def find_chain(name: str, thought: Deliberation) -> Ranked:
     """The chain of an id or a rank."""
-    if name.isdecimal() and len(name) <= LONGEST_RANK:
-        if not 1 <= int(name) <= len(thought.ranked):
+    if name.isdecimal():
+        rank = int(name) if len(name) <= LONGEST_RANK else 0
+        if not 1 <= rank <= len(thought.ranked):
             remedy = f"ranks go from 1 to {len(thought.ranked)}" if thought.ranked else "no chain is possible here"
             raise InputError("chain", name, "no chain has this rank", remedy)
-        return thought.ranked[int(name) - 1]
+        return thought.ranked[rank - 1]
     known = {chain_id(r.candidate): r for r in thought.ranked}
     if name not in known:
         ranking = Ranking(thought.request, thought.predictor, thought.verdicts)
@@ -86,8 +88,7 @@ def _no_such_chain(name: str, thought: Deliberation) -> InputError:
     refused = {r.technique: r for r in thought.verdicts.refused}
     for part in name.split("+"):
         if part not in CATALOG and part != "nothing":
-            near = difflib.get_close_matches(part, CATALOG, n=3) or list(CATALOG)
-            return InputError("chain", name, f"unknown technique {part}", f"did you mean {', '.join(near)}?")
+            return InputError("chain", name, f"unknown technique {part}".strip(), nearest(part, CATALOG))
         if part in refused:
             problem = f"{part} is refused by {refused[part].rule}: {refused[part].text}"
             return InputError("chain", name, problem, refused[part].remedy)

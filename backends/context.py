@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from backends.data import Data
 from backends.models import InputSpec, LoadedModel
+from backends.store import Store
 from backends.tasks import Task
 from knowledge.layers import LayerTable
 from knowledge.values import Workload
@@ -23,4 +24,5 @@ class Context:
     inputs: tuple[InputSpec, ...]
     seed: int = 0
     teacher: LoadedModel | None = None  # the original, uncompressed model
+    store: Store | None = None  # where measurements are kept that other parameters share
     options: Mapping[str, str] = field(default_factory=dict)

@@ -29,6 +29,9 @@ class Fed(Protocol):
 class Split:
     """Arrays by input name, all [n, ...], and labels: [n] classes or scores, [n, time] tokens, or None.
 
+    `places`: where samples stand in the text that they were cut from, so that neighbors can be read on: [n], or None
+    where each is a text of its own.
+
     >>> split = Split({"pixels": np.zeros((5, 1, 8, 8), np.float32)}, np.arange(5))
     >>> [len(batch["labels"]) for batch in split.batches(2)]
     [2, 2, 1]
@@ -36,6 +39,7 @@ class Split:
 
     inputs: Batch
     labels: NDArray[np.int64] | NDArray[np.float32] | None = None
+    places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()), ()))
@@ -58,7 +62,8 @@ class Split:
     def take(self, rows: NDArray[np.int64]) -> Split:
         """The samples at `rows`, in that order."""
         inputs = {name: array[rows] for name, array in self.inputs.items()}
-        return Split(inputs, None if self.labels is None else self.labels[rows])
+        labels = None if self.labels is None else self.labels[rows]
+        return Split(inputs, labels, None if self.places is None else self.places[rows])
 
     def fingerprint(self) -> str:
         """Hash of every array: the same samples in the same order, or not."""

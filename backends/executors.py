@@ -10,7 +10,8 @@ from knowledge.techniques.base import Technique
 from knowledge.techniques.distill import Distill
 from knowledge.techniques.factorize import Svd
 from knowledge.techniques.fuse import GraphFusion
-from knowledge.techniques.groups import Nf4, WeightOnly
+from knowledge.techniques.groups import Awq, Gptq, Nf4, WeightOnly
+from knowledge.techniques.mixed import ExpertsInt4, MixedPrecision
 from knowledge.techniques.prune import Magnitude
 from knowledge.techniques.prune_once import SparseGpt, Wanda
 from knowledge.techniques.quantize import Fp16, Int8Dynamic, Int8Static
@@ -31,7 +32,11 @@ EXECUTORS: dict[type[Technique], str] = {
     Int8Dynamic: "backends.onnx.int8_dynamic:apply",
     Int8Static: "backends.onnx.int8_static:apply",
     WeightOnly: "backends.onnx.weight_only:apply",
+    Gptq: "backends.quantize.by_inputs:apply",
+    Awq: "backends.quantize.by_inputs:apply",
     Nf4: "backends.onnx.nf4:apply",
+    MixedPrecision: "backends.onnx.mixed:apply",
+    ExpertsInt4: "backends.onnx.experts_int4:apply",
     GraphFusion: "backends.onnx.fusion:apply",
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
+M_MMAP_THRESHOLD, LARGE_BYTES = -3, 4 * 2**20  # see mallopt(3)
 
 
 class PeakMemory:
@@ -30,5 +32,27 @@ class PeakMemory:
 
 
 def total_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory of this machine, or of what a process may take of it (`ulimit -d`, `ulimit -v`)."""
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
+
+
+def return_large_arrays() -> None:
+    """Let arrays of 4 MB and more go back to the system as soon as they are freed, from now on in this process.
+
+    glibc comes to keep pieces of up to 32 MB in a heap, which then has holes: the peak of equal pieces of work creeps
+    up. Other C libraries are left as they are.
+    """
+    _glibc("mallopt", M_MMAP_THRESHOLD, LARGE_BYTES)
+
+
+def return_freed() -> None:
+    """Let what was freed of the heap go back to the system now, where glibc keeps it."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    function = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+    if function is not None:
+        function(*arguments)

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -29,6 +29,8 @@ from knowledge.values import Decision, InputError, Workload
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from backends.quantize.stored import Grids
 
 Batch = dict[str, np.ndarray]
 Predict = Callable[[Batch], np.ndarray]
@@ -69,6 +71,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase | None = None
     files: Path | None = None  # folder whose tokenizer and configuration go into the artifact
     structure: tuple[Decision, ...] = ()  # surgeries since the source
+    grids: Grids = field(default_factory=dict)  # of the weights that were rounded
 
     @property
     def device(self) -> torch.device:

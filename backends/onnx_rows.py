@@ -50,6 +50,8 @@ class Reader:
             yield from self._dense(node, *DENSE[kind])
         elif kind in GROUPED:
             yield from self._blocks(node)
+        elif kind == "QMoE":
+            yield from self._experts(node)
         elif kind in ("Gather", "GatherND", "GatherBlockQuantized"):
             yield from self._lookup(node)
         elif kind in RECURRENT:
@@ -111,6 +113,20 @@ class Reader:
         shape |= self._groups(node, outputs, inputs, 32, weight.name)
         bias = self._added(node.outputs[0], outputs)
         yield from self._row(weight, node, shape, self._uses(node.outputs[0], outputs), bias)
+
+    def _experts(self, node: ir.Node) -> Iterator[Row]:
+        """QMoE: stacks of packed rows, scales for each group, zero points packed alike or none."""
+        bits, each = int(graphs.attribute(node, "expert_weight_bits", 4)), int(graphs.attribute(node, "k", 1))
+        for at, zero_at in ((2, 11), (5, 12)):
+            weight = stored(_input(node, at))
+            if weight is None or len(weight.sizes) != 3:
+                continue
+            copies, outputs, packed = weight.sizes
+            inputs = packed * 8 // bits
+            shape: Row = {"kind": "experts", "outputs": outputs, "inputs": inputs, "copies": copies}
+            beside = stored(_input(node, at + 1)), stored(_input(node, zero_at))
+            shape |= self._groups(node, copies * outputs, inputs, inputs, weight.name, bits, beside)
+            yield from self._row(weight, node, shape, self.fallback * each / copies)
 
     def _lookup(self, node: ir.Node) -> Iterator[Row]:
         table = stored(node.inputs[0])
@@ -223,12 +239,22 @@ class Reader:
             found["zero_bits"] = zero.const_value.dtype.bitwidth
         return found
 
-    def _groups(self, node: ir.Node, outputs: int, inputs: int, usual_size: int, owner: str) -> Row:
-        """Format of a matrix in groups, its scales and zero points claimed."""
-        bits, size = int(graphs.attribute(node, "bits", 4)), int(graphs.attribute(node, "block_size", usual_size))
+    def _groups(
+        self,
+        node: ir.Node,
+        outputs: int,
+        inputs: int,
+        usual_size: int,
+        owner: str,
+        bits: int = 0,
+        beside: tuple[Stored | None, Stored | None] | None = None,
+    ) -> Row:
+        """Format of a matrix in groups, its scales and zero points (by default the third and fourth input) claimed."""
+        bits = bits or int(graphs.attribute(node, "bits", 4))
+        size = int(graphs.attribute(node, "block_size", usual_size))
         groups = -(-inputs // size)
         found: Row = {"bits": bits, "group_size": size, "scale_bits": 0}
-        scale, zero = stored(_input(node, 2)), stored(_input(node, 3))
+        scale, zero = beside or (stored(_input(node, 2)), stored(_input(node, 3)))
         if scale is None or scale.tensor.size != outputs * groups:
             return found
         self.claimed[scale.name] = owner

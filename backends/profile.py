@@ -16,9 +16,10 @@ A weight met again (a tied head) gets a row that owns nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,9 +29,10 @@ from transformers.pytorch_utils import Conv1D
 from backends.models import LoadedModel
 from backends.surgery import FactoredLinear, is_norm
 from backends.watch import Seen, watched
+from knowledge.formats import stored_as
 from knowledge.layers import LayerTable
 from knowledge.roles import assign, completed
-from knowledge.values import Workload
+from knowledge.values import Decision, Workload
 
 Row = dict[str, Any]
 DENSE_ABOVE = 0.98  # a few exact zeros (a padding row, a dead unit) make no sparse matrix
@@ -47,7 +49,17 @@ def profile(model: LoadedModel, workload: Workload | None = None) -> LayerTable:
     with watched(model, feed) as seen:
         rows = list(_rows(model.module, seen))
     info = dataclasses.replace(model.info, **_sample_shape(model, feed))
-    return completed(LayerTable.of(assign(rows, model.info.classes), info))
+    return _as_stored(completed(LayerTable.of(assign(rows, model.info.classes), info)), model.structure)
+
+
+def _as_stored(layers: LayerTable, decisions: Sequence[Decision]) -> LayerTable:
+    """The table with the formats of weights that were rounded. What rounding makes zero is no sparsity."""
+    formats = {path: found for decision in decisions for path, found in decision.formats.items()}
+    if not formats:
+        return layers
+    pruned = {path for decision in decisions for path in decision.density}
+    dense = np.isin(layers.path, list(formats.keys() - pruned))
+    return stored_as(layers.change(dense, density=1.0, pattern="dense"), formats)
 
 
 def _sample_shape(model: LoadedModel, feed: dict[str, Any]) -> dict[str, Any]:

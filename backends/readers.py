@@ -140,7 +140,7 @@ def _windows(tokenizer: Any, texts: Iterable[str], length: int, field: str, name
     if not count:
         raise InputError(field, name, f"holds {len(stream)} tokens, one window needs {length}", "give more text")
     ids = np.array(stream[: count * length], dtype=np.int64).reshape(count, length)
-    return Split({"input_ids": ids, "attention_mask": np.ones_like(ids)}, ids)
+    return Split({"input_ids": ids, "attention_mask": np.ones_like(ids)}, ids, np.arange(count))
 
 
 # -- labels ----------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from backends.executors import executor, require_executor
 from backends.memory import PeakMemory
 from backends.models import LoadedModel, predictor
 from backends.onnx.export import export
+from backends.onnx.on_grids import store_grids
+from backends.onnx.refill import refill
 from backends.onnx.session import open_session, session_predictor
 from backends.onnx.source import whole
 from backends.onnx.weights import weight_bytes
@@ -31,7 +33,7 @@ from backends.profile import profile
 from backends.records import EXPORT, StageRecord, size_mismatch, table_mismatch
 from backends.sources import Source, open_source
 from backends.store import RECORD, Store, code_version, digest
-from backends.structure import load_checkpoint
+from backends.structure import load_checkpoint, same_structure
 from backends.structure import save as save_checkpoint
 from backends.tasks import Task, reference_outputs
 from knowledge.deploy import deployed
@@ -152,9 +154,7 @@ class Pipeline:
         """
         exported = next(i for i, record in enumerate(records) if record.technique == EXPORT)
         decisions = [record.decision for record in records[:exported]]
-        if any(d.student or d.dropped_blocks or d.shapes for d in decisions):
-            return self._model(records[exported - 1].key)
-        return self.source.model
+        return self.source.model if same_structure(decisions) else self._model(records[exported - 1].key)
 
     @cached_property
     def baseline(self) -> StageRecord:
@@ -202,12 +202,25 @@ class Pipeline:
                 layers = self.original_layers
             else:
                 model = self._model(before)
-                warnings = export(model, target, self.workload)
+                warnings = self._write_file(model, target, before)
                 layers = deployed(profile(model, self.workload))
+                if model.grids:
+                    layers, in_float = store_grids(target, model.grids, layers)
+                    warnings += in_float
             seconds = time.perf_counter() - started
             decision = Decision(technique=EXPORT)
             quality = self._file_quality(target, EXPORT)
             self._write(folder, EXPORT, {}, decision, layers, (started, seconds), memory, quality, warnings)
+
+    def _write_file(self, model: LoadedModel, target: Path, key: str) -> tuple[Refusal, ...]:
+        """The export of a model, from that of the source where only numbers differ; its warnings."""
+        original = self.source.model
+        assert original is not None
+        if key != self.root_key and same_structure(model.structure):
+            source = self.baseline
+            if refill(self.file(source), original.module, model, target, self.workload):
+                return source.warnings
+        return export(model, target, self.workload)
 
     def _graph_stage(self, key: str, before: str, technique: Technique) -> None:
         source = self.store.entry(before)
@@ -257,6 +270,7 @@ class Pipeline:
             inputs=self.source.inputs,
             seed=self.seed,
             teacher=self.source.model,
+            store=self.store,
         )
 
     def _model(self, key: str) -> LoadedModel:

@@ -1,6 +1,7 @@
 """Changed models on disk: safetensors with the weights, JSON with the surgeries that rebuild the structure. No pickles.
 
-    <folder>/model.safetensors     every parameter and buffer, tied weights once
+    <folder>/model.safetensors     every parameter and buffer, tied weights once; or model.packed.safetensors, smaller
+             grids.safetensors     scales and zero points of weights that were rounded, where there are any
              structure.json        {"schema", "source", "task", "info", "decisions"}
 
 Loading takes the source, replays the surgeries without data, and fills in the weights, all of them and no others.
@@ -11,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,15 @@ from backends.blocks import drop_blocks
 from backends.distill.student import facts_of, skeleton
 from backends.locate import resize_at
 from backends.models import LoadedModel, load
+from backends.prune.packed import PACKED, load_packed, save_packed
+from backends.quantize.stored import Grid, load_grids, save_grids
 from backends.surgery import empty_factors, replace_module
 from knowledge.files import replacing, write_text
 from knowledge.layers import ModelInfo
 from knowledge.sources import is_factory
 from knowledge.values import Decision, InputError
 
-WEIGHTS, STRUCTURE = "model.safetensors", "structure.json"
+WEIGHTS, GRIDS, STRUCTURE = "model.safetensors", "grids.safetensors", "structure.json"
 SCHEMA = "advisor.structure/1"
 
 
@@ -50,6 +54,11 @@ def info_after(info: ModelInfo, decision: Decision) -> ModelInfo:
     if decision.dropped_blocks:
         return dataclasses.replace(info, blocks=info.blocks - len(decision.dropped_blocks))
     return info
+
+
+def same_structure(decisions: Sequence[Decision]) -> bool:
+    """Whether a model after these decisions has the layers of its source, with other numbers in them."""
+    return not any(d.student or d.dropped_blocks or d.shapes or d.ranks or d.experts or d.image_size for d in decisions)
 
 
 def rebuild(source: LoadedModel, decisions: Sequence[Decision]) -> LoadedModel:
@@ -84,13 +93,11 @@ def _replay(model: LoadedModel, decision: Decision) -> None:
 def save(model: LoadedModel, folder: Path) -> None:
     """Write a checkpoint; raises RunFailed when the disk is full. An older checkpoint in the folder is replaced."""
     folder = Path(folder)
-    with replacing(folder / WEIGHTS) as temporary:
-        try:
-            save_file(distinct(model.module), temporary, metadata={"format": "pt"})
-        except SafetensorError as error:
-            if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
-                raise OSError(errno.ENOSPC, str(error)) from error
-            raise
+    _write(folder / WEIGHTS, lambda path: save_file(distinct(model.module), path, metadata={"format": "pt"}))
+    if model.grids:
+        _write(folder / GRIDS, lambda path: save_grids(model.grids, path))
+    else:
+        (folder / GRIDS).unlink(missing_ok=True)
     described = {
         "schema": SCHEMA,
         "source": model.source,
@@ -99,6 +106,25 @@ def save(model: LoadedModel, folder: Path) -> None:
         "decisions": [d.model_dump(mode="json", exclude_defaults=True) for d in model.structure],
     }
     write_text(folder / STRUCTURE, json.dumps(described, indent=1) + "\n")
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> None:
+    """Write one file beside and then in place; a full disk is an OSError as elsewhere."""
+    with replacing(path) as temporary:
+        try:
+            save(temporary)
+        except SafetensorError as error:
+            if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from error
+            raise
+
+
+def pack(folder: Path, target: Path) -> None:
+    """Write the checkpoint in `folder` again, its weights without their zeros; `load_checkpoint` reads it as well."""
+    save_packed(read_weights(folder / WEIGHTS), target / PACKED)
+    for name in (STRUCTURE, GRIDS):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, target / name)
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -125,15 +151,26 @@ def load_checkpoint(folder: Path, allow_code: bool = False) -> LoadedModel:
         model = rebuild(source, decisions)
     except ValueError as error:
         raise InputError("checkpoint", folder, str(error), "its source has changed: run the plan again") from error
-    fill(model.module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    path = next((file for file in (folder / WEIGHTS, folder / PACKED) if file.exists()), folder / WEIGHTS)
+    fill(model.module, read_weights(path), path)
     info = described["info"] | {"image_size": tuple(described["info"]["image_size"])}
-    return dataclasses.replace(model, info=ModelInfo(**info))
+    grids = _read_grids(folder / GRIDS) if any(d.formats for d in decisions) else {}
+    return dataclasses.replace(model, info=ModelInfo(**info), grids=grids)
+
+
+def _read_grids(path: Path) -> dict[str, Grid]:
+    try:
+        return load_grids(path)
+    except FileNotFoundError:
+        raise InputError("checkpoint", path, "no such file", "run the plan again") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError("checkpoint", path, f"unreadable: {error}", "delete it and run the plan again") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; raises InputError when it is missing, truncated or holds NaN."""
+    """Tensors of a safetensors file, packed or not; raises InputError when it is missing, truncated or holds NaN."""
     try:
-        tensors = load_file(path)
+        tensors = load_packed(path) if path.name == PACKED else load_file(path)
     except FileNotFoundError:
         raise InputError("checkpoint", path, "no such file", "run the plan again") from None
     except (SafetensorError, OSError) as error:

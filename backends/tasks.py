@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from backends.models import Predict
 
 EVALUATION_BATCH = 32
+BATCH_TOKENS = 4096  # of one batch that is scored: logits are as wide as the vocabulary
 WORST_LOSS = 50.0  # nats per token: a broken model's perplexity stays a finite number
 
 Score = Callable[[Array, Any], float]  # outputs, labels or reference -> value
@@ -111,9 +112,9 @@ class Task:
         if not self.needs_reference and split.labels is None:
             raise InputError("data", self.name, f"{self.metric} needs labels", "give labels, or --task fidelity")
         if self.judge is PERPLEXITY:
-            value = _perplexity(
-                metrics.token_loss(predict(batch), batch["labels"]) for batch in split.batches(EVALUATION_BATCH)
-            )
+            length = next(iter(split.inputs.values())).shape[1]
+            size = min(EVALUATION_BATCH, max(1, BATCH_TOKENS // length))
+            value = _perplexity(metrics.token_loss(predict(batch), batch["labels"]) for batch in split.batches(size))
         else:
             outputs = reference_outputs(predict, split)
             value = self.judge.score(np.nan_to_num(outputs), reference if self.needs_reference else split.labels)

@@ -168,7 +168,7 @@ def enforce(module: nn.Module, masks: Masks | None) -> None:
     """Set the weights outside the masks to zero."""
     with torch.no_grad():
         for name, mask in (masks or {}).items():
-            module.get_parameter(name).mul_(mask)
+            module.get_parameter(name).masked_fill_(~mask, 0)
 
 
 def thinned(losses: Sequence[float], points: int = CURVE_POINTS) -> tuple[CurvePoint, ...]:

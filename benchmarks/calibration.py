@@ -106,7 +106,7 @@ def chain_rows(found: Sequence[Predicted]) -> list[dict[str, object]]:
     return [
         {
             "model": p.row.model.removeprefix("zoo:"),
-            "chain": " + ".join(f"{s.technique}" for s in p.row.stages),
+            "chain": " + ".join(s.technique for s in p.row.stages),
             "drop": p.row.drop,
             "low": p.low,
             "mid": p.mid,

@@ -1,7 +1,8 @@
 """One-shot compression of a causal language model's blocks: perplexity, time and memory of each setting.
 
 python -m benchmarks.one_shot --model DIR --calibration FILE.safetensors:KEY --eval FILE.safetensors:KEY
-    --settings wanda-50,wanda-2:4,sparsegpt-70,gptq-3-g128,gptq-4-channel,round-3-g64,magnitude-50 [--json]
+    --settings wanda-50,wanda-2:4,sparsegpt-70,gptq-3-g128,gptq-4-channel,awq-3-g128,round-3-g64,magnitude-50
+    [--json]
 
 Windows are int32 [windows, length]. Perplexity is exp of the mean loss over tokens 1… of every window. Linear layers
 of the blocks are changed, embeddings and head stay. A row `dense` comes first.
@@ -12,7 +13,9 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain as joined
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +29,29 @@ from backends.memory import PeakMemory
 from backends.oneshot.blocks import enter
 from backends.oneshot.engine import chosen_matrices, compress
 from backends.oneshot.feed import windows_at_once
-from backends.oneshot.matrices import is_dense
+from backends.oneshot.matrices import Matrix, is_dense
 from backends.oneshot.methods import (
     Method,
+    awq_method,
     gptq_method,
     magnitude_method,
     rounding_method,
     sparsegpt_method,
     wanda_method,
 )
+from backends.oneshot.readers import readers_together
 from benchmarks.show import show
 from knowledge.values import InputError
 
+AWQ_GRID = 20  # exponents that AWQ tries
 PRUNING = {"magnitude": magnitude_method, "wanda": wanda_method, "sparsegpt": sparsegpt_method}
 
 
-def method_of(setting: str) -> Method:
-    """`wanda-50`, `sparsegpt-2:4`, `gptq-3-g128`, `gptq-4-channel`, `gptq-3-g64-sym`. Raises InputError."""
+def method_of(setting: str, readers: Mapping[str, Sequence[Matrix]]) -> Method:
+    """`wanda-50`, `sparsegpt-2:4`, `gptq-3-g128`, `gptq-4-channel`, `gptq-3-g64-sym`. Raises InputError.
+
+    `readers` is what AWQ needs to know of the model: see `readers_together`.
+    """
     name, *parts = setting.split("-")
     try:
         if name in PRUNING:
@@ -51,9 +60,11 @@ def method_of(setting: str) -> Method:
             pattern = (int(kept), int(among)) if among else (0, 0)
             ratio = 0.0 if among else int(amount) / 100
             return PRUNING[name](lambda path: ratio, pattern)
-        if name in ("gptq", "round"):
+        if name in ("gptq", "awq", "round"):
             bits, group, *more = parts
             size = 0 if group == "channel" else int(group.removeprefix("g"))
+            if name == "awq":
+                return awq_method(int(bits), size, "sym" in more, AWQ_GRID, clip=True, readers=readers)
             chosen = gptq_method if name == "gptq" else rounding_method
             return chosen(int(bits), size, symmetric="sym" in more)
     except ValueError:
@@ -85,17 +96,19 @@ def perplexity(model: nn.Module, ids: Tensor, batch: int = 16) -> float:
     return float(torch.tensor(total / (ids.numel() - len(ids)), dtype=torch.float64).exp())
 
 
-def run(model: Any, calibration: Tensor, method: Method) -> None:
-    """Compress the dense layers and experts of every block, in place."""
+def run(model: Any, calibration: Tensor, setting: str) -> None:
+    """Compress the dense layers and experts of every block, in place. Raises InputError for an unknown setting."""
     path, blocks = find_blocks(model)
     paths = [f"{path}.{name}" for name, part in blocks.named_modules() if is_dense(part)]
     paths += [f"{path}.{name}" for name, parameter in blocks.named_parameters() if parameter.dim() == 3]
+    chosen = chosen_matrices(model, path, paths)
+    method = method_of(setting, readers_together(joined.from_iterable(chosen.values())))
     width = getattr(model.config, "intermediate_size", None) or 4 * model.config.hidden_size
     entries = [
         enter(model, partial(model, input_ids=part, use_cache=False))
         for part in calibration.split(windows_at_once(*calibration.shape, width, method))
     ]
-    for _ in compress(list(blocks), entries, chosen_matrices(model, path, paths), method, model.config):
+    for _ in compress(list(blocks), entries, chosen, method, model.config):
         pass
 
 
@@ -105,15 +118,17 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    settings = asked.settings.split(",")
+    for setting in settings:
+        method_of(setting, {})  # all are understood before the first one runs
     original, ids = load(Path(asked.model)), windows(asked.eval)
     calibration = windows(asked.calibration)
     rows: list[dict[str, Any]] = [{"setting": "dense", "perplexity": perplexity(original, ids)}]
     rows[0] |= {"seconds": 0.0, "peak_memory_bytes": PeakMemory().bytes}
-    for setting in asked.settings.split(","):
-        method = method_of(setting)
+    for setting in settings:
         model = copy.deepcopy(original)
         peak, begin = PeakMemory(), time.perf_counter()
-        run(model, calibration, method)
+        run(model, calibration, setting)
         seconds = time.perf_counter() - begin
         used = peak.bytes
         row = {"setting": setting, "perplexity": perplexity(model, ids), "seconds": seconds}

@@ -17,9 +17,10 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from knowledge.faults import Fault, Loc
+from knowledge.layers import Family
 
 FactValue = str | float | bool | tuple[str, ...] | None
 Facts = Mapping[str, FactValue]
@@ -35,9 +36,15 @@ class Fact:
     unit: str = ""
 
 
-FAMILIES = ("transformer", "cnn", "rnn", "moe")
-TARGET_CLASSES = ("mobile", "edge", "browser", "server", "on-premises")
-FEATURES = ("fp16", "bf16", "int8_dot", "2:4", "unstructured")
+TargetClass = Literal["mobile", "edge", "browser", "server", "on-premises"]
+Device = Literal["cpu", "gpu"]
+Feature = Literal["fp16", "bf16", "int8_dot", "2:4", "unstructured"]
+# of compressed files, besides those that every runtime has
+Operator = Literal[
+    "QLinearConv", "MatMulInteger", "DynamicQuantizeLSTM", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"
+]
+
+FAMILIES: tuple[str, ...] = get_args(Family)
 GOALS = ("size", "latency", "throughput", "memory", "quality", "overall")
 TRAINING = ("none", "light", "full")
 DATA_LEVELS = ("none", "calibration", "unlabeled", "labeled")
@@ -46,11 +53,6 @@ TASK_KINDS = ("generation", "classification", "embedding", "other")
 SUBFAMILIES = (
     *("encoder", "decoder", "vision-transformer", "moe"),
     *("residual-cnn", "depthwise-cnn", "plain-cnn", "lstm", "complex"),
-)
-# operators of compressed files, besides those that every runtime has
-OPERATORS = (
-    *("QLinearConv", "MatMulInteger", "DynamicQuantizeLSTM"),
-    *("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"),
 )
 
 VOCABULARY: dict[str, Fact] = {
@@ -79,12 +81,14 @@ VOCABULARY: dict[str, Fact] = {
     "overhead_share": Fact("number", "share of the latency that starting operators takes, 0 to 1"),
     "memory_share": Fact("number", "share of the latency in layers that wait for memory, 0 to 1"),
     "target": Fact("name", "id of the target"),
-    "target.class": Fact("choice", "where the model runs", TARGET_CLASSES),
-    "target.device": Fact("choice", "what computes", ("cpu", "gpu")),
+    "target.class": Fact("choice", "where the model runs", get_args(TargetClass)),
+    "target.device": Fact("choice", "what computes", get_args(Device)),
     "target.accelerates": Fact(
-        "list", "arithmetic faster than dense fp32 there, with a runtime that uses it", FEATURES
+        "list", "arithmetic faster than dense fp32 there, with a runtime that uses it", get_args(Feature)
     ),
-    "target.operators": Fact("list", "operators of compressed files that its runtime has kernels for", OPERATORS),
+    "target.operators": Fact(
+        "list", "operators of compressed files that its runtime has kernels for", get_args(Operator)
+    ),
     "target.runtime": Fact("name", "execution provider of the runtime"),
     "target.memory_bytes": Fact("number", "memory that a model may take there", unit="B"),
     "target.size_limit_bytes": Fact("number", "largest file that may be shipped there", unit="B"),

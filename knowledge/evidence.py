@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from knowledge.layers import Family
+from knowledge.tasks import Kind
 from knowledge.values import Stage, Value, Workload
 
 
@@ -22,7 +23,7 @@ class Evidence(Value):
     parameters: Annotated[int, Field(gt=0)]
     blocks: int = 0  # repeated blocks of the uncompressed model
     task: str
-    metric: Literal["accuracy", "perplexity", "similarity", "fidelity"]
+    metric: Kind
     unit: Literal["pp", "%"]  # of `drop`
     protocol: str  # what was judged on: split, samples, sequence length
     stages: tuple[Stage, ...]  # every parameter spelled out

@@ -80,7 +80,7 @@ class ModelInfo:
     name: str
     family: Family
     task: str
-    subfamily: str = ""  # encoder, decoder, moe, residual-cnn, depthwise-cnn, plain-cnn, lstm, vision-transformer
+    subfamily: str = ""  # kind of model inside the family: encoder, residual-cnn, … (`conditions.SUBFAMILIES`)
     architecture: str = ""  # the class that the model's own library gives it
     vocab_size: int = 0
     hidden_size: int = 0

@@ -18,7 +18,7 @@ FAMILIES = frozenset(family.value for family in Family)
 
 def members(name: str) -> list[str]:
     """Technique ids behind a family name or a technique id; `distill`, which is both, means the family."""
-    if name in {family.value for family in Family}:
+    if name in FAMILIES:
         return [t for t, cls in CATALOG.items() if cls.family is Family(name)]
     return [name]
 

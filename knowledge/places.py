@@ -25,7 +25,7 @@ def cache_folder() -> Path:
     """Where advisor keeps what it can make again: $ADVISOR_CACHE, or `advisor` in the user's cache folder."""
     named = os.environ.get("ADVISOR_CACHE")
     if named:
-        return Path(named)
+        return Path(named).expanduser()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("advisor"))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from knowledge.conditions import PLACEHOLDER, VOCABULARY, check
+from knowledge.conditions import PLACEHOLDER, VOCABULARY, Device, Feature, Operator, TargetClass, check
 from knowledge.faults import Fault, Loc
 from knowledge.layers import Family as Architecture
 from knowledge.techniques.base import Choices, Family, Need, Range, Technique
@@ -16,9 +16,6 @@ from knowledge.values import Value
 ID_PATTERN = r"^[a-z0-9][a-z0-9_.:-]*$"
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Operator = Literal[
-    "QLinearConv", "MatMulInteger", "DynamicQuantizeLSTM", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"
-]
 Status = Literal["measured", "paper", "reported", "corrected", "unsourced"]
 STATUSES: tuple[Status, ...] = ("measured", "paper", "reported", "corrected", "unsourced")  # strongest first
 
@@ -42,7 +39,9 @@ class Selector(Value):
             known_technique(self.technique)
         for name in self.exclude:
             known_technique(name, "exclude")
-        if self.compression is not None and self.compression[0] > self.compression[1]:
+        if self.exclude and (self.chain is not None or self.compression is not None):
+            raise Fault(("exclude",), list(self.exclude), "a selector of chains has none", "leave it out")
+        if self.compression is not None and not self.compression[0] <= self.compression[1]:
             raise Fault(("compression",), list(self.compression), "ends below where it begins", "write [low, high]")
         return self
 
@@ -93,6 +92,8 @@ class Requirement(Value):
     @model_validator(mode="after")
     def _known(self) -> Self:
         known_technique(self.technique)
+        if self.after.chain is not None or self.after.compression is not None:
+            raise Fault(("after",), "", "names chains", "name a technique, a family or a need")
         return self
 
 
@@ -128,7 +129,7 @@ class Setting(Value):
             raise Fault(("param",), self.param, f"{name} is not a range", "give value or start")
         low = space.low if self.low is None else self.low
         high = space.high if self.high is None else self.high
-        if low > high or low > space.high or high < space.low:
+        if not (low <= high and low <= space.high and high >= space.low):
             field = "high" if self.low is None else "low"
             remedy = f"search tries {space.low:g} to {space.high:g}"
             raise Fault((field,), getattr(self, field), f"nothing is left of {name}", remedy)
@@ -250,11 +251,11 @@ class Target(Value):
 
     id: Id
     about: Text
-    target_class: Literal["mobile", "edge", "browser", "server", "on-premises"] = Field(alias="class")
-    device: Literal["cpu", "gpu"] = "cpu"
+    target_class: TargetClass = Field(alias="class")
+    device: Device = "cpu"
     provider: str = "CPUExecutionProvider"
     threads: Annotated[int, Field(ge=1)] = 1
-    accelerates: dict[Literal["fp16", "bf16", "int8_dot", "2:4", "unstructured"], Text] = Field(default_factory=dict)
+    accelerates: dict[Feature, Text] = Field(default_factory=dict)
     operators: dict[Operator, Text] = Field(default_factory=dict)  # of compressed files, with kernels in its runtime
     gflops_fp32: Figure  # multiply and add count as two
     fp16_factor: Figure  # arithmetic rate of fp16 ÷ fp32, end to end in the runtime

@@ -8,7 +8,7 @@ depth, width and feed-forward width most evenly is taken.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,7 +28,7 @@ from knowledge.dimensions import (
 )
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.recurrent import hidden_scaled
-from knowledge.techniques.reshape import kept_width, narrowed
+from knowledge.techniques.reshape import kept_width, narrowed, renumber
 from knowledge.values import InputError, StudentShape
 
 Integers = NDArray[np.int64]
@@ -91,7 +91,7 @@ def largest_compression(layers: LayerTable) -> float:
 def _largest_compression(layers: LayerTable) -> float:
     if layers.info.family in ("cnn", "rnn"):
         return layers.parameters / max(_width_count(layers, 1e-6), 1)
-    return layers.parameters / int(_smallest(layers, _candidates(layers, grow=1.0)).min())
+    return layers.parameters / max(int(_smallest(layers, _candidates(layers, grow=1.0)).min()), 1)
 
 
 def _smallest(layers: LayerTable, found: Candidates) -> Integers:
@@ -99,7 +99,7 @@ def _smallest(layers: LayerTable, found: Candidates) -> Integers:
     return parameter_counts(layers, found.blocks, {**found.sizes, FFN: np.full_like(found.blocks, found.ffn_step)})
 
 
-def _unreachable(layers: LayerTable, compression: float) -> StudentShape:
+def _unreachable(layers: LayerTable, compression: float) -> NoReturn:
     limit = largest_compression(layers)
     raise InputError(
         "distill.compression",
@@ -129,8 +129,6 @@ def solve_shape(layers: LayerTable, parameters: float, grow: float = 1.0) -> Stu
     `grow` > 1 also tries that many times the depth and the width (a typical model scaled up).
     """
     info, found = layers.info, _candidates(layers, grow)
-    if not len(found.blocks):
-        return None
     # parameters are linear in the feed-forward width: two counts give the line
     bare = parameter_counts(layers, found.blocks, {**found.sizes, FFN: np.zeros_like(found.blocks)})
     slope = parameter_counts(layers, found.blocks, {**found.sizes, FFN: np.ones_like(found.blocks)}) - bare
@@ -157,7 +155,7 @@ def _candidates(layers: LayerTable, grow: float) -> Candidates:
     heads = max(info.heads, 1)
     head_dim = info.head_dim or info.hidden_size // heads
     tied = heads * head_dim == info.hidden_size  # else the head's width is a setting of its own and stays
-    keep_hidden = info.task == "embedding" or info.family not in ("transformer", "moe")
+    keep_hidden = info.task == "embedding"
     dims = np.array([head_dim]) if keep_hidden or not tied else _head_dims(head_dim, grow)
     counts = np.array([heads]) if keep_hidden else np.arange(1, int(heads * grow) + 1)
     depths = np.arange(1, int(np.ceil(max(info.blocks, 1) * grow)) + 1)
@@ -204,8 +202,8 @@ def _unevenness(info: ModelInfo, found: Candidates, ffn: Integers) -> Floats:
     """How differently depth, width and feed-forward width are scaled, and a little for other heads than the model's."""
     depth = np.log(found.blocks / max(info.blocks, 1))
     width = np.log(found.sizes[HIDDEN] / info.hidden_size)
-    inner = np.log(ffn / max(info.ffn_size, 1))
-    spread = np.std(np.stack([depth, width, inner]), axis=0)
+    inner = [np.log(ffn / info.ffn_size)] if info.ffn_size else []  # a model may have none, or none known by name
+    spread = np.std(np.stack([depth, width, *inner]), axis=0)
     head_dim = found.sizes[HEAD_DIM]
     own = info.head_dim or info.hidden_size // max(info.heads, 1)
     share = (info.kv_heads or info.heads or 1) / max(info.heads, 1)
@@ -222,17 +220,17 @@ def _solve_width(layers: LayerTable, parameters: float) -> float | None:
     """Share of every width whose exact count is nearest; None where even the smallest is far larger."""
     changing = np.isin(layers.kind, ("conv", "lstm"))
     widest = int(layers.outputs[changing].max()) if changing.any() else 1
-    shares = np.arange(1, 2 * widest + 1) / (2 * widest)
-    low, high = 0, len(shares) - 1  # the count never falls as the share grows
+    steps = 2 * widest
+    low, high = 1, steps  # of the share; the count never falls as it grows
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _width_count(layers, float(shares[middle])) >= parameters else (middle, high)
-    best = min((low, high), key=lambda i: abs(_width_count(layers, float(shares[i])) - parameters))
-    return None if parameters < _width_count(layers, float(shares[0])) else float(shares[best])
+        low, high = (low, middle) if _width_count(layers, middle / steps) >= parameters else (middle, high)
+    best = min((low, high), key=lambda step: abs(_width_count(layers, step / steps) - parameters))
+    return None if parameters < _width_count(layers, 1 / steps) else best / steps
 
 
 def _width_count(layers: LayerTable, share: float) -> int:
-    return resize(layers, StudentShape(width=float(share))).parameters
+    return resize(layers, StudentShape(width=share)).parameters
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -294,14 +292,8 @@ def _with_blocks(layers: LayerTable, blocks: int) -> LayerTable:
     last = [row for row in rows if row["block"] == have - 1]
     end = max(i for i, row in enumerate(rows) if row["block"] == have - 1) + 1
     more = [
-        {**row, "block": number, "path": _moved(row["path"], have - 1, number)}
+        {**row, "block": number, "path": renumber(row["path"], have - 1, number)}
         for number in range(have, blocks)
         for row in last
     ]
     return LayerTable.of(rows[:end] + more + rows[end:], layers.info).with_info(blocks=blocks)
-
-
-def _moved(path: str, old: int, new: int) -> str:
-    parts = path.split(".")
-    parts[parts.index(str(old))] = str(new)
-    return ".".join(parts)

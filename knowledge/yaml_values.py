@@ -128,6 +128,8 @@ class _Events:
             return True, word
         if word not in self.words:
             tag = self.loader.resolve(self.yaml.ScalarNode, word, PLAIN)
+            if tag == MERGE:
+                raise _Odd
             node = self.yaml.ScalarNode(tag, word, event.start_mark, event.end_mark)
             self.words[word] = (tag == STR, word if tag == STR else self.loader.construct_object(node))
         return self.words[word]
@@ -145,11 +147,15 @@ def _by_the_library(text: str) -> Parsed:
             raise NotYaml(line, "", "is nested too deeply", f"{MAX_DEPTH} levels are read")
     root = yaml.compose(text, Loader=yaml.CSafeLoader)
     _check_keys(root)
-    pairs = root.value if isinstance(root, yaml.MappingNode) else []
-    lists = {key.value: entries.value for key, entries in pairs if isinstance(entries, yaml.SequenceNode)}
-    lines = {str(name): [entry.start_mark.line + 1 for entry in entries] for name, entries in lists.items()}
+    value = yaml.load(text, Loader=yaml.CSafeLoader)
+    lines = {}
+    if isinstance(root, yaml.MappingNode):
+        yaml.constructor.SafeConstructor().flatten_mapping(root)
+        for key, entries in root.value:
+            if isinstance(entries, yaml.SequenceNode):
+                lines[str(key.value)] = [entry.start_mark.line + 1 for entry in entries.value]
     first = root.start_mark.line + 1 if root is not None else 1
-    return Parsed(yaml.load(text, Loader=yaml.CSafeLoader), {**lines, "": [first]})
+    return Parsed(value, {**lines, "": [first]})
 
 
 def _check_keys(root: Any) -> None:

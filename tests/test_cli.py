@@ -189,6 +189,10 @@ def test_the_traceback_is_there_for_those_who_ask(monkeypatch):
         (["search", "zoo:digits-cnn", "--out", "x", "--trials", "0"], "'--trials'"),
         (["compare"], "RUNS"),
         (["recommend"], "neither a model nor an architecture"),
+        (["recommend", "--arch", "cnn", "--params", "0.3"], "is below 1"),
+        (["recommend", "--arch", "cnn", "--params", "1e30"], "is above"),
+        (["recommend", "x" * 300], "the name is too long"),
+        (["compare", "x" * 300, "y"], "the name is too long"),
     ],
 )
 def test_a_mistyped_command_gets_one_line(args, words, tmp_path, monkeypatch):

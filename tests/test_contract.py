@@ -42,11 +42,20 @@ QUICK = {
     "int8_dynamic": "minilm",
     "int8_static": "digits-cnn",
     "weight_only": "stdlib-lm",
+    "gptq": "stdlib-gpt2",
+    "awq": "stdlib-lm",
     "nf4": "stdlib-gpt2",
+    "mixed_precision": "digits-cnn",
+    "experts_int4": "stdlib-moe",
     "graph_fusion": "stdlib-lm",
 }
 # no training of larger models: the contract is about structure, and quality has tests of its own
-PARAMS = {"distill": {"epochs": 0, "compression": 2.0}, "finetune": {"epochs": 0}}
+PARAMS = {
+    "distill": {"epochs": 0, "compression": 2.0},
+    "finetune": {"epochs": 0},
+    "gptq": {"accuracy_level": 0},  # other levels round activations, which torch does not
+    "awq": {"accuracy_level": 0},
+}
 TRAINED = {"distill", "finetune"}
 TRAINING_SAMPLES = 256  # one epoch of the digits models
 # why a technique says no to a model, by the rule it names; of all others it is a failure to say no
@@ -55,10 +64,13 @@ NOT_FOR = {
     "layer_drop": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
     "svd": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
     "int8_dynamic": ("digits-cnn", "digits-dwcnn"),
-    "wanda": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
-    "sparsegpt": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
+    "wanda": ("digits-lstm",),
+    "sparsegpt": ("digits-lstm",),
     "weight_only": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
+    "gptq": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
+    "awq": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
     "nf4": ("digits-cnn", "digits-dwcnn", "digits-lstm"),
+    "experts_int4": tuple(name for name in MODELS if name != "stdlib-moe"),
 }
 EXPECTED_REFUSED = {(name, model): "technique-architecture" for name, models in NOT_FOR.items() for model in models} | {
     ("distill", "minilm"): "distill-too-small"  # half of it is the vocabulary

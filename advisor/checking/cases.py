@@ -33,12 +33,29 @@ def read_cases(folder: Path) -> list[tuple[Path, Case]]:
     for path in sorted(folder.glob("*.json")):
         try:
             cases = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError("cases", path, f"cannot be read ({error})", "write a JSON list of cases") from None
-        if not isinstance(cases, list) or not all(isinstance(c, dict) and {"id", "request"} <= set(c) for c in cases):
-            raise InputError("cases", path, "is not a list of cases", "each has an id and a request")
+        if not isinstance(cases, list) or not all(map(_is_case, cases)):
+            raise InputError(
+                "cases", path, "is not a list of cases", "each has an id and a request, and names in lists"
+            )
         found += [(path, case) for case in cases]
     return found
+
+
+def _is_case(found: Any) -> bool:
+    """Whether a JSON value has a case's fields, each of its kind."""
+    if not isinstance(found, dict) or not isinstance(found.get("id"), str):
+        return False
+    names = (*_listed(found, "rules"), *_listed(found, "fired"))
+    named = all(isinstance(name, str) for name in names) and isinstance(found.get("table", ""), str)
+    return named and isinstance(found.get("request"), dict) and isinstance(found.get("evidence", 0), int)
+
+
+def _listed(found: Mapping[str, Any], field: str) -> list[Any]:
+    """The field's list; anything else as the one thing in it, which is no name."""
+    value = found.get(field, [])
+    return value if isinstance(value, list) else [None]
 
 
 def exercised(
@@ -81,7 +98,7 @@ def case_facts(knowledge: Knowledge, path: Path, case: Case, extra: str = "") ->
         layers = _read(path.parent / "tables" / case["table"]) if case.get("table") else _table(*asked)
         settled = request.settled(layers.info, target)
         predictor = Predictor(layers, target, settled.workload, known, settled.task or "")
-        return facts_of(settled, predictor, int(case.get("evidence", 0)))
+        return facts_of(settled, predictor, case.get("evidence", 0))
     except InputError as error:
         raise InputError(f"{path}: {case['id']}", "", str(error), "mend the case's request") from None
 
@@ -99,5 +116,5 @@ def _table(
 def _read(path: Path) -> LayerTable:
     try:
         return table_from_json(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("table", path, f"cannot be read ({error})", "write a layer table as JSON") from None

@@ -75,12 +75,13 @@ def graph(request: Request, form: str | None, out: Path | None, as_json: bool) -
       advisor graph --arch transformer --target mobile --out graph.html
     """
     from advisor import draw
+    from advisor.folders import write_file
 
     chosen = draw.format_for(form, out)
     drawing = draw.draw_request(request)
     text = draw.render(drawing, chosen)
     if out is not None:
-        draw.write(out, text)
+        write_file(out, text.encode())
     if as_json:
         console.print_json(drawing.model_dump(mode="json", by_alias=True))
     elif out is not None:

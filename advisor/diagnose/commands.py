@@ -12,6 +12,7 @@ from advisor.request import Request
 from knowledge.sources import is_factory, is_function
 from knowledge.values import Plan
 
+SEARCHED = "-search"  # what the folder of a search beside a run ends in
 Settings = Mapping[str, Any]  # technique.parameter -> value
 SAME_NAME = ("arch", "task", "target", "min_speedup", "training", "data_level", "teacher", "preset", "metric")
 
@@ -20,6 +21,20 @@ def search(asked: Plan | Request, out: Path, **changes: Any) -> str:
     """Searches for the same model with the same options, some of them changed or added."""
     request = asked if isinstance(asked, Request) else request_of(asked)
     return command("search", request.model, {**options_of(request), **changes, "out": out})
+
+
+def search_beside(plan: Plan, folder: Path, **changes: Any) -> str:
+    """Searches as the plan of a run folder asks, with options changed, into a folder beside it that is free."""
+    again = free(folder)
+    return search(plan, again.with_name(f"{again.name}{SEARCHED}"), **changes)
+
+
+def with_less_memory(plan: Plan) -> tuple[str, str]:
+    """What to do where memory is short, in words and as a command."""
+    batch = plan.workload.batch
+    if batch > 1:
+        return "halve the batch of the workload", recommend(plan, batch=batch // 2)
+    return "take a chain that trains nothing", recommend(plan, training="none")
 
 
 def recommend(plan: Plan, **changes: Any) -> str:
@@ -61,7 +76,7 @@ def free(folder: Path) -> Path:
     """The folder's name with the first number that is free; of a study's winner, the study's, to write beside it."""
     folder = folder.parent if (folder.parent / "pareto.json").exists() else folder
     number = 2
-    while any((folder.parent / f"{folder.name}-{number}{end}").exists() for end in ("", ".yaml")):
+    while any((folder.parent / f"{folder.name}-{number}{end}").exists() for end in ("", ".yaml", SEARCHED)):
         number += 1
     return folder.with_name(f"{folder.name}-{number}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from advisor.diagnose import commands
 from advisor.diagnose.missed import named, turn_text
@@ -68,29 +67,31 @@ def _elsewhere(run: Run, feature: str) -> tuple[str, ...]:
 
 
 def _search_speed(run: Run) -> Advice:
-    return "search quantizations: another form may find integer kernels", (_searched(run, goal="latency"),)
+    return "search quantizations: another form may find integer kernels", (
+        commands.search_beside(run.plan, run.folder, goal="latency"),
+    )
 
 
 def _search_size(run: Run) -> Advice:
-    return "take fewer bits a weight: fewer operations do not help", (_searched(run, goal="size"),)
+    return "take fewer bits a weight: fewer operations do not help", (
+        commands.search_beside(run.plan, run.folder, goal="size"),
+    )
 
 
 def _embeddings_too(run: Run) -> Advice:
     switches = [name for name, t in named(run) if getattr(t, "embeddings", None) is False]
     if not switches:
-        return "search chains with a technique for embeddings", (_searched(run, goal="size"),)
+        return "search chains with a technique for embeddings", (
+            commands.search_beside(run.plan, run.folder, goal="size"),
+        )
     settings = {f"{name}.embeddings": True for name in switches}
     return f"quantize the embeddings: {turn_text(settings)}", commands.edited_run(run.plan, run.folder, settings)
 
 
 def _larger_batch(run: Run) -> Advice:
     batch = LARGER * run.plan.workload.batch
-    to_try = (commands.recommend(run.plan, batch=batch), _searched(run, batch=batch))
+    to_try = (commands.recommend(run.plan, batch=batch), commands.search_beside(run.plan, run.folder, batch=batch))
     return f"compare at batch {batch}, where requests can be answered together", to_try
-
-
-def _searched(run: Run, **changes: Any) -> str:
-    return commands.search(run.plan, commands.free(run.folder), **changes)
 
 
 NEXT: Mapping[str, Callable[[Run], Advice]] = {  # by the names of the rules in backends/onnx/explain.py
@@ -119,7 +120,10 @@ def slower(run: Run) -> Iterator[Diagnosis]:
             why="steps around each operator, or kernels that the runtime lacks, cost more than small numbers save",
             source="measured: dynamic INT8 runs convolutions at 0.17 times, signed static INT8 at 0.7 times",
             advice=f"try another form than {' and '.join(forms)}" if forms else "leave the slow stage out",
-            commands=(commands.recommend(run.plan, goal="latency"), _searched(run, goal="latency")),
+            commands=(
+                commands.recommend(run.plan, goal="latency"),
+                commands.search_beside(run.plan, run.folder, goal="latency"),
+            ),
         )
 
 

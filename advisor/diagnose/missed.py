@@ -8,14 +8,13 @@ from typing import Any
 
 from advisor.diagnose import commands
 from advisor.diagnose.read import Run
-from advisor.diagnose.values import Diagnosis
+from advisor.diagnose.values import S1, Diagnosis
 from advisor.report.measured import quality_drop, speed_text
 from advisor.units import bytes_text, loss_text
 from knowledge.techniques.base import Level, Need, Range, Technique
 from knowledge.techniques.catalog import build
 from knowledge.values import Stage
 
-S1 = "Step 4: Advanced Model Compression, Troubleshooting"
 SOFTER = (("temperature", 1.0, 1.0), ("feature_weight", 2.0, 0.0))  # S1: 3 instead of 2, 0.2 instead of 0.1
 
 
@@ -45,7 +44,7 @@ def _quality(run: Run, text: str) -> Diagnosis:
         why="more training, a softer teacher and a gentler cut win quality back",
         source=f"{S1}: high perplexity degradation",
         advice=advice,
-        commands=(*to_try, _searched(run, goal="quality")),
+        commands=(*to_try, commands.search_beside(run.plan, run.folder, goal="quality")),
     )
 
 
@@ -63,18 +62,13 @@ def other_split(run: Run) -> Iterator[Diagnosis]:
             why="a search reports its winner's luck: what is near the limit on one split may be beyond it on another",
             source="this tool: the verification split is touched once, for the final file",
             advice=f"search with a margin: at most {margin}",
-            commands=(_searched(run, max_drop=margin),),
+            commands=(commands.search_beside(run.plan, run.folder, max_drop=margin),),
         )
 
 
 def turn_text(settings: Mapping[str, Any]) -> str:
     """Parameters to change, in words."""
     return ", ".join(f"{name} to {commands.text_of(value)}" for name, value in settings.items())
-
-
-def _searched(run: Run, **changes: Any) -> str:
-    again = commands.free(run.folder)
-    return commands.search(run.plan, again.with_name(f"{again.name}-search"), **changes)
 
 
 def gentler(run: Run, worst: int | None) -> dict[str, Any]:
@@ -120,7 +114,7 @@ def _size(run: Run, text: str) -> Diagnosis:
         why="a file is as large as the numbers that are left in it, at the bits that they have",
         source=f"{S1}: poor compression",
         advice=turn_text(settings) or advice,
-        commands=(*edited, _searched(run, goal="size")),
+        commands=(*edited, commands.search_beside(run.plan, run.folder, goal="size")),
     )
 
 
@@ -146,7 +140,7 @@ def _speed(run: Run, text: str) -> Diagnosis:
         why="the causes below say what the time that is left goes into",
         source="measured on this machine, both files taking turns",
         advice="search for speed",
-        commands=(_searched(run, goal="latency"),),
+        commands=(commands.search_beside(run.plan, run.folder, goal="latency"),),
     )
 
 
@@ -166,7 +160,7 @@ def _memory(run: Run, text: str) -> Diagnosis:
         why="the rest is the runtime and what a batch leaves between layers",
         source=f"{S1}: out of memory",
         advice=advice,
-        commands=(_searched(run, **changes),),
+        commands=(commands.search_beside(run.plan, run.folder, **changes),),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from advisor.plans import read_plan
-from advisor.report import read_json
+from advisor.report import read_json, read_pareto, read_run_file
 from advisor.request import Request
 from knowledge.techniques.catalog import CATALOG
 from knowledge.values import InputError, Plan, Quality
@@ -88,8 +88,8 @@ def read_folder(folder: Path) -> Run | Study:
 
 def _run(folder: Path) -> Run:
     plan = read_plan(folder / "plan.yaml")
-    run = read_json(folder / "run.json") if (folder / "run.json").exists() else None
-    if run is not None and not {"stages", "baseline", "plan"} <= set(run):
+    run = read_run_file(folder / "run.json") if (folder / "run.json").exists() else None
+    if run is not None and "baseline" not in run:
         raise InputError("run", folder / "run.json", "is incomplete", "run it again")
     if run is not None and not run.get("verification"):
         raise InputError("run", folder, "was never verified", "run `advisor verify` on it first")
@@ -112,7 +112,7 @@ def _done(folder: Path, plan: Plan) -> list[Json]:
 
 
 def _study(folder: Path) -> Study:
-    pareto = read_json(folder / "pareto.json") if (folder / "pareto.json").exists() else None
+    pareto = read_pareto(folder / "pareto.json") if (folder / "pareto.json").exists() else None
     plan = read_plan(folder / "best-plan.yaml") if (folder / "best-plan.yaml").exists() else None
     best = _run(folder / "best") if (folder / "best" / "plan.yaml").exists() else None
     return Study(folder, pareto, plan, best, _asked(folder, best))

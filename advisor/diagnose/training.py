@@ -9,12 +9,11 @@ from advisor.diagnose import commands
 from advisor.diagnose.missed import named
 from advisor.diagnose.read import Run
 from advisor.diagnose.unfinished import TIGHT
-from advisor.diagnose.values import Diagnosis
+from advisor.diagnose.values import S1, Diagnosis
 from advisor.units import bytes_text
 from backends.memory import total_memory
 from knowledge.techniques.base import Need
 
-S1 = "Step 4: Advanced Model Compression, Troubleshooting"
 FALLING = 0.05  # between the last two fifths of a training
 FEWEST_POINTS = 10
 
@@ -46,8 +45,7 @@ def tight_memory(run: Run) -> Iterator[Diagnosis]:
     for number, stage in enumerate(run.stages, 1):
         peak, memory = stage["peak_memory_bytes"], total_memory()
         if peak > TIGHT * memory:
-            batch = run.plan.workload.batch
-            smaller = {"batch": batch // 2} if batch > 1 else {"training": "none"}
+            advice, to_try = commands.with_less_memory(run.plan)
             yield Diagnosis(
                 id="memory-tight",
                 level="note",
@@ -55,8 +53,8 @@ def tight_memory(run: Run) -> Iterator[Diagnosis]:
                 seen=f"its peak was {bytes_text(peak)} of this machine's {bytes_text(memory)}",
                 why="a process that needs more memory than there is is killed, and the run ends unfinished",
                 source=f"{S1}: out of memory",
-                advice="halve the batch" if batch > 1 else "take a chain that trains nothing",
-                commands=(commands.recommend(run.plan, **smaller),),
+                advice=advice,
+                commands=(to_try,),
             )
 
 
@@ -66,7 +64,6 @@ def unspent(run: Run) -> Iterator[Diagnosis]:
     lost = max(0.0, sum(run.losses()))
     if run.verification["verdict"]["within_budget"] or not run.losses() or lost > allowed.amount / 2:
         return
-    again = commands.free(run.folder)
     yield Diagnosis(
         id="quality-unspent",
         level="note",
@@ -75,5 +72,5 @@ def unspent(run: Run) -> Iterator[Diagnosis]:
         why="what is allowed and not spent buys size or speed",
         source=f"{S1}: poor compression",
         advice="compress harder",
-        commands=(commands.search(run.plan, again, goal="size"),),
+        commands=(commands.search_beside(run.plan, run.folder, goal="size"),),
     )

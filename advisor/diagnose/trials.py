@@ -9,7 +9,7 @@ from typing import Any
 
 from advisor.diagnose import commands
 from advisor.diagnose.read import Json, Study
-from advisor.diagnose.values import Diagnosis
+from advisor.diagnose.values import S1, Diagnosis
 from advisor.report.study import nearest_text, needed_options
 from advisor.texts import finished_trials, trial_chain
 
@@ -34,7 +34,7 @@ def nothing_fits(study: Study) -> Iterator[Diagnosis]:
         about="study",
         seen=f"none of {len(trials)} trials meets the budget; {told}",
         why="limits are constraints: the answer is none, and by how much",
-        source="this tool; Step 4: Advanced Model Compression, Troubleshooting: poor compression",
+        source=f"this tool; {S1}: poor compression",
         advice=f"allow what the nearest trial needs ({words}), or search longer" if words else "search longer",
         commands=(
             *((study_command(study, again, trials=more, **relaxed),) if relaxed else ()),
@@ -56,14 +56,15 @@ def stopped_early(study: Study) -> Iterator[Diagnosis]:
     if not stopped:
         return
     by_stage = Counter(t["stopped_at"] for t in stopped)
-    drops = [t["quality_drop"] for t in stopped if t.get("quality_drop") is not None]
+    least = min((t["quality_drop"] for t in stopped if t.get("quality_drop") is not None), default=None)
     where = ", ".join(f"{count} after {stage}" for stage, count in by_stage.most_common())
+    lost = f": they had lost {least:.2f} or more" if least is not None else ""
     many = len(stopped) > MOST * len(trials)
     yield Diagnosis(
         id="stopped-early",
         level="cause" if many else "note",
         about="study",
-        seen=f"{len(stopped)} of {len(trials)} trials were stopped ({where}): they had lost {min(drops):.2f} or more",
+        seen=f"{len(stopped)} of {len(trials)} trials were stopped ({where}){lost}",
         why="no training was left to win back what they had lost: measuring their files would have been in vain",
         source="this tool",
         advice="search for quality, or allow a larger loss" if many else "nothing: this is how a search saves time",

@@ -10,7 +10,7 @@ from advisor.costs import CostModel
 from advisor.diagnose import commands
 from advisor.diagnose.read import Run, Study
 from advisor.diagnose.trials import study_command
-from advisor.diagnose.values import Diagnosis
+from advisor.diagnose.values import S1, Diagnosis
 from advisor.doctor import LOW_DISK_BYTES
 from advisor.profile import profile_source
 from advisor.units import bytes_text
@@ -21,7 +21,6 @@ from knowledge.techniques.catalog import build
 from knowledge.values import InputError
 
 TIGHT = 0.8  # share of the machine's memory from which a stage is in danger
-S1 = "Step 4: Advanced Model Compression, Troubleshooting"
 KEPT = "every finished stage is kept under the hash of all that led to it: the same command goes on behind it"
 
 
@@ -69,8 +68,7 @@ def _memory(run: Run) -> Iterator[Diagnosis]:
     if cost is None or cost[1] <= TIGHT * total_memory():
         return
     low, high = cost
-    batch, memory = run.plan.workload.batch, bytes_text(total_memory())
-    smaller = {"batch": batch // 2} if batch > 1 else {"training": "none"}
+    memory, (advice, to_try) = bytes_text(total_memory()), commands.with_less_memory(run.plan)
     yield Diagnosis(
         id="out-of-memory",
         level="cause",
@@ -78,8 +76,8 @@ def _memory(run: Run) -> Iterator[Diagnosis]:
         seen=f"it is expected to take {bytes_text(low)} to {bytes_text(high)}, this machine has {memory}",
         why="weights, gradients, optimizer and activations are held at once: a process that needs more is killed",
         source=f"{S1}: out of memory",
-        advice="halve the batch of the workload" if batch > 1 else "take a chain that trains nothing",
-        commands=(commands.recommend(run.plan, **smaller),),
+        advice=advice,
+        commands=(to_try,),
     )
 
 

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from knowledge.values import Value
 
+S1 = "Step 4: Advanced Model Compression, Troubleshooting"  # where most of the advice comes from
 Level = Literal["problem", "cause", "note"]
 LEVELS: tuple[Level, ...] = ("problem", "cause", "note")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knowledge.files import write_text
+from knowledge.names import nearest
 from knowledge.values import InputError
 
 if TYPE_CHECKING:
@@ -30,9 +29,7 @@ def format_for(named: str | None, out: Path | None) -> str:
     if named is not None:
         if named in FORMATS:
             return named
-        near = difflib.get_close_matches(named, FORMATS, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(FORMATS)}"
-        raise InputError("format", named, "unknown format", remedy)
+        raise InputError("format", named, "unknown format", nearest(named, FORMATS))
     if out is None:
         return "mermaid"
     if out.suffix.lower() not in ENDINGS:
@@ -65,13 +62,3 @@ def render(drawing: Drawing, form: str) -> str:
     from advisor.draw.page import page
 
     return page(drawing)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a drawing beside its place, then move it there. Raises InputError where nothing can be written."""
-    if path.is_dir():
-        raise InputError("out", path, "is a folder", "name a file in it, such as graph.html")
-    try:
-        write_text(path, text)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise InputError("out", path, f"cannot be written: {error.strerror}".lower()) from None

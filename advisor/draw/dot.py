@@ -52,7 +52,7 @@ def _node(box: Box) -> str:
         "height": f"{box.height / INCH:.3f}",
         "pos": _place(box.x + box.width / 2, box.y),
     }
-    looks = {"label": node.technique or node.id, "tooltip": node.about, **size, **STYLES[node.state]}
+    looks = {"label": node.label, "tooltip": node.about, **size, **STYLES[node.state]}
     return f"{quote(node.id)} {_list(**looks)}"
 
 

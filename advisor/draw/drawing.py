@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field
 
 from advisor.graph import EXPORT, START
 from advisor.ranking import Ranked
-from advisor.rules import Refused
 from advisor.units import bytes_text, ratio_text
+from advisor.verdicts import Refused
 from knowledge.conditions import fill
 from knowledge.techniques.base import Phase
 from knowledge.techniques.catalog import CATALOG
@@ -36,6 +36,10 @@ class Node(Value):
     state: State
     ranks: tuple[int, ...] = ()
     about: str  # what to say of it, in lines
+
+    @property
+    def label(self) -> str:
+        return self.technique or self.id
 
 
 class Edge(Value):
@@ -93,7 +97,7 @@ class Drawing(Value):
 
     def about_edge(self, edge: Edge) -> str:
         """The rules behind a step, in lines."""
-        names = {node.id: node.technique or node.id for node in self.nodes}
+        names = {node.id: node.label for node in self.nodes}
         lines = [f"{rule}: {self.rules[rule]}" for rule in edge.rules] or [FREE]
         if edge.ranks:
             lines.append(f"On the way of {_chains_text(edge.ranks)}.")

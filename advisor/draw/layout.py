@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from advisor.curves import isotonic
 from advisor.draw.drawing import Drawing, Edge, Node
 
 BOX_HEIGHT, LANE_HEIGHT, GAP = 28.0, 6.0, 12.0
@@ -135,17 +136,9 @@ def _pulled(item: Item) -> float:
 
 
 def spread(column: Sequence[Item], wanted: Sequence[float]) -> None:
-    """Set `y` as near to what is wanted as the order and the gaps allow: least squares, by pooling (isotonic)."""
+    """Set `y` as near to what is wanted as the order and the gaps allow, by least squares."""
     offsets = list(itertools.accumulate((_apart(a, b) for a, b in itertools.pairwise(column)), initial=0.0))
-    pools: list[tuple[float, float, int]] = []  # (mean, weight, members)
-    for item, want, offset in zip(column, wanted, offsets, strict=True):
-        mean, weight, members = want - offset, item.weight, 1
-        while pools and pools[-1][0] > mean:
-            other, more, others = pools.pop()
-            mean = (mean * weight + other * more) / (weight + more)
-            weight, members = weight + more, members + others
-        pools.append((mean, weight, members))
-    levels = itertools.chain.from_iterable([mean] * members for mean, _, members in pools)
+    levels = isotonic([want - offset for want, offset in zip(wanted, offsets, strict=True)], [i.weight for i in column])
     for item, level, offset in zip(column, levels, offsets, strict=True):
         item.y = level + offset
 
@@ -156,7 +149,7 @@ def _apart(one: Item, other: Item) -> float:
 
 def _across(columns: list[list[Item]]) -> tuple[list[float], list[float]]:
     """Left edge and width of each column, as wide as its longest label."""
-    labels = [[item.node.technique or item.node.id for item in column if item.node] for column in columns]
+    labels = [[item.node.label for item in column if item.node] for column in columns]
     widths = [max(map(len, names)) * CHARACTER + PADDING for names in labels]  # every phase has a node
     lefts = list(itertools.accumulate((width + COLUMN_GAP for width in widths[:-1]), initial=MARGIN))
     return lefts, widths

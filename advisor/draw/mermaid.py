@@ -65,7 +65,7 @@ def _node(node: Node, name: str, drawing: Drawing) -> str:
     rule = next((no.rule for no in drawing.refused if no.technique == node.technique), "")
     refused = f"<br/>{escape(f'refused: {rule}')}" if node.state == "refused" else ""
     style = "end_" if node.state == "end" else node.state
-    return f'{name}["{escape(node.technique or node.id)}{refused}"]:::{style}'
+    return f'{name}["{escape(node.label)}{refused}"]:::{style}'
 
 
 def _step(edge: Edge, ids: dict[str, str]) -> str:

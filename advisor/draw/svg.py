@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree as ET
 
-from advisor.draw.drawing import Drawing, Edge, Node, figures_text
+from advisor.draw.drawing import Drawing, Edge, figures_text
 from advisor.draw.layout import BOX_HEIGHT, MARGIN, Box, Layout, Line, lay_out
 from advisor.show.console import clean
 
@@ -142,7 +142,7 @@ def _node(tree: ET.Element, box: Box) -> None:
     _element(group, "title", node.about)
     top = box.y - box.height / 2
     _element(group, "rect", x=box.x, y=top, width=box.width, height=box.height, rx=7)
-    _element(group, "text", label(node), class_="name", x=box.x + box.width / 2, y=box.y + 4.5, text_anchor="middle")
+    _element(group, "text", node.label, class_="name", x=box.x + box.width / 2, y=box.y + 4.5, text_anchor="middle")
     if node.ranks and node.technique:
         right = box.x + box.width - 3
         _element(group, "text", numbers(node.ranks), class_="rank", x=right, y=top - 2.5, text_anchor="end")
@@ -160,10 +160,6 @@ def numbers(ranks: Sequence[int]) -> str:
         else:
             runs.append([rank])
     return ", ".join(f"{run[0]}–{run[-1]}" if run[1:] else str(run[0]) for run in runs)
-
-
-def label(node: Node) -> str:
-    return node.technique or node.id
 
 
 def _legend(tree: ET.Element, states: Sequence[tuple[str, str]], x: float, y: float) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
+from advisor.folders import write_file
 from advisor.lint.checks import findings_of
 from advisor.lint.edit import with_settings
 from advisor.lint.findings import Finding, Patch, Report
 from advisor.lint.fix import mended
-from advisor.lint.read import read_draft, read_raw
-from knowledge.files import write_bytes, write_text
+from advisor.lint.read import read_draft
+from advisor.plans import read_raw
 from knowledge.values import InputError
 
 __all__ = ["Finding", "Patch", "Report", "lint_plan"]
@@ -64,9 +65,10 @@ def _keep(path: Path) -> Path:
     while kept.exists():
         number += 1
         kept = path.with_name(f"{path.name}.orig{number}")
-    write_bytes(kept, path.read_bytes())
+    write_file(kept, path.read_bytes())
     return kept
 
 
 def _write(path: Path, raw: dict[str, Any]) -> None:
-    write_text(path, yaml.dump(raw, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120))
+    text: str = yaml.dump(raw, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120)
+    write_file(path, text.encode())

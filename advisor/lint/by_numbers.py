@@ -78,13 +78,12 @@ def widths_off_block(case: Case) -> Iterator[Finding]:
         off, all_convs = int(np.sum(table.outputs[convs] % block != 0)), int(convs.sum())
         if off:
             at: Path = ("stages", step.number, "params", "round_to")
-            patch = Patch(action="set", at=at, value=int(block)) if grid % block else None
+            patch = Patch(action="set", at=at, value=block) if grid % block else None
             observed = (
-                f"{step.technique.id} leaves {off} of {all_convs} convolutions between blocks of {block:g} channels"
+                f"{step.technique.id} leaves {off} of {all_convs} convolutions between blocks of {block} channels"
             )
-            why = f"{case.target.id} computes {block:g} channels at once: others cost as much as the next whole block"
-            source = case.target.channel_block.source if case.target.channel_block else ""
-            yield said("warning", at, observed, why, f"round widths to {block:g}", source, patch)
+            why = f"{case.target.id} computes {block} channels at once: others cost as much as the next whole block"
+            yield said("warning", at, observed, why, f"round widths to {block}", origin.source, patch)
 
 
 def wide_embeddings(case: Case) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from advisor.lint.findings import Finding, Level, Patch, Path, place
 from advisor.ranking import DECISIVE
 from advisor.readiness import NOT_YET, runnable
 from advisor.reasons import objects
-from advisor.rules import Refused, concerns
+from advisor.verdicts import Refused, concerns
 from knowledge.conditions import fill
 from knowledge.schema import Rule, Selector, Setting, Weighted
 from knowledge.techniques.base import Family

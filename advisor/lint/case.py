@@ -15,7 +15,8 @@ from advisor.plans import ONCE
 from advisor.predict import Outlook, Predictor, after
 from advisor.profile import profile_source
 from advisor.request import Request
-from advisor.rules import Verdicts, judge
+from advisor.rules import judge
+from advisor.verdicts import Verdicts
 from knowledge.conditions import GOALS
 from knowledge.layers import LayerTable
 from knowledge.load import Knowledge, load_knowledge

@@ -36,7 +36,7 @@ def with_settings(
             raise InputError("set", setting, f"the plan has no stage {stage}", remedy)
         try:
             value = yaml.load(text, Loader=yaml.CSafeLoader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # dates that there are not are ValueErrors
             raise InputError("set", setting, "the value cannot be read", REMEDY) from None
         at = ("stages", names[stage], "params", parameter)
         result = patched(result, [Patch(action="set", at=at, value=value)])

@@ -6,13 +6,12 @@ import copy
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path as File
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from advisor.lint.findings import Finding, Patch, Path, from_error, place
+from advisor.plans import fields_at
 from knowledge.techniques.base import Range, Technique
 from knowledge.techniques.catalog import parameter_problem, technique_class
 from knowledge.values import InputError, Plan, Stage
@@ -43,21 +42,6 @@ class Draft:
         """The stages as they are written."""
         found = self.raw.get("stages")
         return list(found) if isinstance(found, list) else []
-
-
-def read_raw(path: File) -> dict[str, Any]:
-    """The mapping in a plan file; raises InputError where there is none."""
-    try:
-        raw = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
-    except FileNotFoundError:
-        raise InputError("plan", path, "no such file", "give a plan that `advisor search` or you wrote") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("plan", path, f"cannot be read ({error})") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError("plan", path, f"is not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(raw, dict):
-        raise InputError("plan", path, "is not a mapping", "a plan starts with `schema: advisor.plan/1`")
-    return raw
 
 
 def read_draft(raw: Mapping[str, Any]) -> Draft:
@@ -97,7 +81,7 @@ def _plan(data: dict[str, Any], found: list[Finding]) -> Plan:
 def _field_finding(problem: Any) -> Finding:
     at: Path = tuple(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return _unknown_field(at, problem["input"], _fields_at(at[:-1]))
+        return _unknown_field(at, problem["input"], fields_at(at[:-1]))
     value = "" if problem["type"] == "missing" else problem["input"]
     text = "is missing" if problem["type"] == "missing" else str(problem["msg"]).lower()
     patch = None
@@ -116,18 +100,6 @@ def _unknown_field(at: Path, value: Any, known: list[str]) -> Finding:
     else:
         patch, remedy = Patch(action="unset", at=at), f"leave it out; known fields: {', '.join(known)}"
     return from_error(InputError("", value, "unknown field", remedy), place(at), patch=patch)
-
-
-def _fields_at(at: Path) -> list[str]:
-    """Names that may stand in the plan's part at `at`."""
-    model: type[BaseModel] = Plan
-    for part in at:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field is not None else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _replace(data: dict[str, Any], at: tuple[Any, ...], whole: bool) -> None:

@@ -8,12 +8,15 @@ from advisor.report.advice import asked
 from advisor.report.measured import Json, measured, verdict_of
 from advisor.report.render import render_card
 from advisor.texts import chain_text, flat_text, params_text
+from advisor.units import bytes_text
+from knowledge.sources import is_factory
 
 
 def model_card(run: Json) -> str:
     """README.md of the artifact folder."""
     plan, verification = run["plan"], run["verification"]
     _, verdict, misses = verdict_of(verification)
+    packed = verification.get("packed") if verification else None
     values: dict[str, Any] = {
         "model": plan["model"],
         "target": plan["target"],
@@ -21,6 +24,8 @@ def model_card(run: Json) -> str:
         "stages": [(s["technique"], params_text(s["params"])) for s in run["stages"] if s["technique"] != "export"],
         "asked": asked(plan),
         "rows": measured(verification) if verification else (),
+        "packed": packed and {"file": packed["file"], "size": bytes_text(packed["size_bytes"])},
+        "runs_code": is_factory(plan["model"]),
         "decodes": bool(verification and verification.get("decoding")),
         "verdict": verdict,
         "misses": misses,

@@ -97,7 +97,11 @@ def measured(verification: Json, unit: Unit | None = None) -> tuple[MeasuredRow,
     if before.get("download_bytes") and after.get("download_bytes"):
         gain = f"{ratio_text(before['download_bytes'] / after['download_bytes'])} smaller"
         rows.append(row("download, entropy coded", lambda m: m["download_bytes"], bytes_text, gain))
-    change = quality_change(before["quality"], after["quality"], unit)
+    if packed := verification.get("packed"):
+        gain = f"{ratio_text(packed['plain_bytes'] / packed['size_bytes'])} smaller than plain"
+        gain += f"; {bytes_text(packed['download_bytes'])} entropy coded"
+        rows.append(MeasuredRow("weights, packed", "—", bytes_text(packed["size_bytes"]), gain))
+    change = quality_change(before["quality"], after["quality"], unit) + _protocol(verification)
     efficiency = significant(verification["efficiency"])
     return (
         *rows,
@@ -105,8 +109,34 @@ def measured(verification: Json, unit: Unit | None = None) -> tuple[MeasuredRow,
         row("latency, 95th percentile", lambda m: m["latency_ms"]["p95"], ms_text),
         row("peak memory", lambda m: m["peak_memory_bytes"], bytes_text),
         row(after["quality"]["metric"], lambda m: m["quality"], quality_text, change),
+        *(_task_score(found) for found in verification.get("lm_eval", ())),
         *(row for found in verification.get("decoding", ()) for row in _decoding(found)),
         MeasuredRow("efficiency", "1", efficiency, "quality ÷ size × speed, relative"),
+    )
+
+
+def _protocol(verification: Json) -> str:
+    """What perplexity was taken over."""
+    found = verification.get("protocol")
+    if not found:
+        return ""
+    return f"; over {found['tokens']:,} tokens, windows of {found['window']}, stride {found['stride']}"
+
+
+def _task_score(found: Json) -> MeasuredRow:
+    """One metric of an lm-eval task; what may be chance stands behind ±, one standard error."""
+
+    def with_error(value: float | None, error: float | None) -> str:
+        shown = "—" if value is None else f"{value:.4g}"
+        return shown if error is None else f"{shown} ± {error:.2g}"
+
+    named = found["metric"] + ("" if found["filter"] == "none" else f" ({found['filter']})")
+    change = "" if found["difference"] is None else f"{with_error(found['difference'], found['difference_stderr'])}; "
+    return MeasuredRow(
+        f"{found['task']}, {named}",
+        with_error(found["baseline"], found["baseline_stderr"]),
+        with_error(found["compressed"], found["stderr"]),
+        f"{change}{found['documents']:,} documents, {found['shots']} shots",
     )
 
 

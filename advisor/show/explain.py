@@ -74,10 +74,10 @@ def _used(claim: Json) -> str:
 def _show_here(here: Json) -> None:
     heading(f"For {here['model']} on {here['target']}")
     if here["refused"]:
-        show_no = here["refused"]
-        paragraph(f"refused by {show_no['rule']}: {with_source(show_no)}", first="  ")
-        if show_no["remedy"]:
-            paragraph(f"instead: {show_no['remedy']}", first="  ")
+        no = here["refused"]
+        paragraph(f"refused by {no['rule']}: {with_source(no)}", first="  ")
+        if no["remedy"]:
+            paragraph(f"instead: {no['remedy']}", first="  ")
     elif here["best"]:
         best = here["best"]
         paragraph(f"allowed; the best chain with it is {arrows(best['chain'])}, {rank_text(best)}.", first="  ")

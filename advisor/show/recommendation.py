@@ -133,7 +133,7 @@ def show_misses(advice: Json) -> None:
 
 
 def miss_text(miss: Json) -> str:
-    """`size: 5.80 MB where 1.00 MB is the limit`."""
+    """`size: 5.80 MB expected where 1.00 MB is asked for`."""
     estimated, required = (in_unit(miss[name], miss["unit"]) for name in ("estimated", "required"))
     return f"{miss['limit']}: {estimated} expected where {required} is asked for"
 

@@ -35,7 +35,10 @@ def show_run(run: Json, folder: Path) -> None:
     """The outcome of a run, and where its files are."""
     plan = run["plan"]
     show_verification(run["verification"], f"{plan['model']} for {plan['target']}: {chain_text(plan['stages'])}")
-    show_files([("artifact", folder / "artifact" / "model.onnx"), ("report", folder / "report.html")])
+    packed = run["verification"].get("packed")
+    shown = [("packed weights", folder / "artifact" / packed["file"])] if packed else []
+    files = [("artifact", folder / "artifact" / "model.onnx"), *shown, ("report", folder / "report.html")]
+    show_files(files)
 
 
 def show_search(result: SearchResult, folder: Path) -> None:

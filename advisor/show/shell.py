@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -48,15 +49,22 @@ class Shell(click.Group):
         except RunFailed as error:
             code = _say(FAILED, str(error))
         except Exception as error:
-            if disk_full(error):
-                sys.exit(_say(FAILED, f"{DISK_FULL} ({_first_line(error)})"))
-            if out_of_memory(error):
-                sys.exit(_say(FAILED, f"{NO_MEMORY} ({_first_line(error)})"))
-            if os.environ.get("ADVISOR_DEBUG"):
-                traceback.print_exc()
-            code = _say(FAILED, f"{type(error).__name__}: {error} ({REPORT_HERE})")
+            code = _unforeseen(error)
         gc.freeze()  # the process ends: searching all of it for garbage once more would be a tenth of a short command
         sys.exit(code or OK)
+
+
+def _unforeseen(error: Exception) -> int:
+    """What no command has put into words: a name that the system does not take, no room left, or a fault of ours."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return _say(BAD_INPUT, f"{error.filename}: the name is too long for a file; give a shorter one")
+    if disk_full(error):
+        return _say(FAILED, f"{DISK_FULL} ({_first_line(error)})")
+    if out_of_memory(error):
+        return _say(FAILED, f"{NO_MEMORY} ({_first_line(error)})")
+    if os.environ.get("ADVISOR_DEBUG"):
+        traceback.print_exc()
+    return _say(FAILED, f"{type(error).__name__}: {error} ({REPORT_HERE})")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -96,5 +96,6 @@ def _inside(space: Range | Choices, value: Any) -> Any:
 
 def _complete(technique: str, params: dict[str, Any]) -> dict[str, Any]:
     """Every parameter spelled out, so that a plan does not change with a default."""
-    full: dict[str, Any] = CATALOG[technique].model_validate(params).model_dump(mode="json")
+    cls = CATALOG[technique]
+    full: dict[str, Any] = cls.model_validate(cls.together(params)).model_dump(mode="json")
     return full

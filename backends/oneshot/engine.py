@@ -130,9 +130,9 @@ def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = T
     weight, tokens = matrix.read().float(), inputs.tokens
     if method.reads:
         if not inputs.tokens:
-            inputs = Inputs.alike(inputs.width)
+            inputs = Inputs.alike(inputs.width, weight.device)
         inputs.check(matrix.name)
-        if method.products and in_blocks and matrix.expert is None:
+        if method.inverse and in_blocks and matrix.expert is None:
             inputs.check_tokens(matrix.name)
     outcome = method.apply(matrix.path, weight, inputs)
     matrix.write(outcome.weight)

@@ -1,4 +1,7 @@
-"""Weights as matrices [out, in], whichever way their module holds them: dense layers, Conv1D, stacks of experts."""
+"""Weights as matrices [out, in], whichever way their module holds them.
+
+Dense layers, Conv1D, stacks of experts, and convolutions as they multiply unfolded inputs.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.locate import Located, located
+from backends.oneshot.unfold import as_matrix, from_matrix, unfolded, unfolds
+from backends.oneshot.whole import Whole
 from backends.surgery import FactoredLinear, weight_axes
 
 OBSERVED = "advisor_observed"  # how experts are computed while they are watched
 
-# (module, its parameter's name, expert or None, what it reads [..., in]) -> what it is to read instead
+# (module, its parameter's name, expert or None, what it reads [..., in]) -> what it is to read instead; a convolution
+# reads what it would have read
 See = Callable[[nn.Module, str, int | None, Tensor], Tensor]
 
 
@@ -34,8 +40,10 @@ class Matrix:
         return self.path if self.expert is None else f"{self.path}[{self.expert}]"
 
     def read(self) -> Tensor:
-        """The weight as [out, in]; a view where the module holds it like that."""
+        """The weight as [out, in]; a view, but of a convolution."""
         weight = self.place.weight.detach()
+        if unfolds(self.place.owner):
+            return as_matrix(weight)
         if self.expert is not None:
             outputs, inputs = self.place.axes.outputs, self.place.axes.inputs
             assert outputs is not None
@@ -45,8 +53,12 @@ class Matrix:
         return weight if self.place.axes.outputs == 0 else weight.t()
 
     def write(self, weight: Tensor) -> None:
-        """Put numbers [out, in] in place of the old ones."""
-        self.read().copy_(weight)
+        """Put numbers [out, in] in place of the old ones; −0, which a product with a mask leaves, becomes 0."""
+        if unfolds(self.place.owner):
+            held = self.place.weight.detach()
+            held.copy_(from_matrix(weight + 0.0, held))
+        else:
+            self.read().copy_(weight + 0.0)
 
 
 def matrices(module: nn.Module, path: str) -> list[Matrix]:
@@ -54,6 +66,10 @@ def matrices(module: nn.Module, path: str) -> list[Matrix]:
     if isinstance(found := _module(module, path), FactoredLinear):
         return [Matrix(path, Located(part, "weight", weight_axes(part))) for part in (found.down, found.up)]
     place = located(module, path)
+    if unfolds(place.owner):
+        return [Matrix(path, place)]
+    if isinstance(place.owner, nn.modules.conv._ConvNd):
+        raise KeyError(path)
     if place.weight.dim() == 3:
         return [Matrix(path, place, expert) for expert in range(len(place.weight))]
     if place.weight.dim() != 2 or place.axes.inputs is None:
@@ -70,12 +86,21 @@ def _module(root: nn.Module, path: str) -> nn.Module | None:
 
 @contextmanager
 def watched(block: nn.Module, config: Any, see: See) -> Iterator[None]:
-    """While open, `see` comes before every matrix product of a block's dense layers and experts, and feeds it."""
+    """While open, `see` comes before every matrix product of a block's dense layers and experts, and feeds it.
+
+    Convolutions are watched where the block is a whole model that names them.
+    """
 
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (see(module, "weight", None, args[0]), *args[1:])
 
+    def unfolding(module: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        see(module, "weight", None, unfolded(module, args[0]))
+
     handles = [part.register_forward_pre_hook(hook) for part in block.modules() if is_dense(part)]
+    convolutions = block.convolutions if isinstance(block, Whole) else ()
+    handles += [part.register_forward_pre_hook(unfolding) for part in convolutions]
     before = getattr(config, "_experts_implementation", None)
     if before is not None:
         from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from backends.oneshot.matrices import Matrix
 from backends.oneshot.statistics import Inputs
+from backends.prune.joint import Rounding
 from backends.prune.magnitude import smallest
 from backends.prune.masks import kept_in_groups
 from backends.prune.sparsegpt import sparsegpt
 from backends.prune.wanda import wanda
+from backends.quantize.awq import awq, channel_factors
 from backends.quantize.gptq import gptq
 from backends.quantize.grid import dequantize, quantize
+from knowledge.roles import role_of
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, as the authors of SparseGPT and GPTQ have it
 NM = tuple[int, int]
@@ -28,6 +32,7 @@ class Outcome:
     scales: Tensor | None = None  # [out, groups], of a quantized one
     zeros: Tensor | None = None
     damping: float = 0.0  # that its Hessian took, where there was one
+    factors: Tensor | None = None  # [in], that the weight was multiplied by before rounding, and divided by after
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Method:
 
     name: str
     apply: Callable[[str, Tensor, Inputs], Outcome]  # (path, weight [out, in] in float32, inputs)
-    products: bool = False  # whether it needs the Hessian
+    products: bool = False  # whether it needs the products of inputs
+    inverse: bool = False  # whether it inverts them: then there must be as many tokens as inputs
     reads: bool = True  # whether it needs data at all
     before: bool = False  # whether it wants what a block's layers read before any of them is changed
 
@@ -56,23 +62,30 @@ def magnitude_method(ratio: Ratio, pattern: NM = (0, 0)) -> Method:
     return Method("magnitude", apply, reads=False)
 
 
-def wanda_method(ratio: Ratio, pattern: NM = (0, 0)) -> Method:
+def wanda_method(ratio: Ratio, pattern: NM = (0, 0), exact: bool = False) -> Method:
     """See `wanda`. Norms are those before a block is changed: what pruned layers give is smaller."""
 
     def apply(path: str, weight: Tensor, inputs: Inputs) -> Outcome:
-        return Outcome(wanda(weight, inputs.norms, ratio(path), pattern))
+        return Outcome(wanda(weight, inputs.norms, ratio(path), pattern, exact))
 
     return Method("wanda", apply, before=True)
 
 
-def sparsegpt_method(ratio: Ratio, pattern: NM = (0, 0), damping: float = DAMPING) -> Method:
-    """See `sparsegpt`. Weights on inputs that are always 0 go first."""
+def sparsegpt_method(
+    ratio: Ratio, pattern: NM = (0, 0), damping: float = DAMPING, forms: Mapping[str, tuple[int, int]] | None = None
+) -> Method:
+    """See `sparsegpt`. Weights on inputs that are always 0 go first. `forms` has bits and group size of paths that are
+    rounded as well."""
 
     def apply(path: str, weight: Tensor, inputs: Inputs) -> Outcome:
         factor, used = inputs.factor(damping)
-        return Outcome(sparsegpt(weight * ~inputs.idle, factor, ratio(path), pattern), damping=used)
+        form = (forms or {}).get(path)
+        then = Rounding(weight, *form) if form else None
+        found = sparsegpt(weight * ~inputs.idle, factor, ratio(path), pattern, then)
+        scales, zeros = (then.scales, then.zeros) if then else (None, None)
+        return Outcome(found, scales, zeros, damping=used)
 
-    return Method("sparsegpt", apply, products=True)
+    return Method("sparsegpt", apply, products=True, inverse=True)
 
 
 def gptq_method(bits: int, group_size: int, symmetric: bool, damping: float = DAMPING, reorder: bool = False) -> Method:
@@ -81,7 +94,7 @@ def gptq_method(bits: int, group_size: int, symmetric: bool, damping: float = DA
     def apply(path: str, weight: Tensor, inputs: Inputs) -> Outcome:
         return Outcome(*gptq(weight, inputs, bits, group_size, symmetric, damping, reorder))
 
-    return Method("gptq", apply, products=True)
+    return Method("gptq", apply, products=True, inverse=True)
 
 
 def rounding_method(bits: int, group_size: int, symmetric: bool) -> Method:
@@ -92,3 +105,37 @@ def rounding_method(bits: int, group_size: int, symmetric: bool) -> Method:
         return Outcome(dequantize(codes, scales, zeros, group_size), scales, zeros.to(torch.float32))
 
     return Method("round", apply, reads=False)
+
+
+UNCLIPPED = {"attention_q", "attention_k", "attention_qkv"}  # their outputs are multiplied by one another
+MULTIPLIED = {"attention_o", "ffn_down"}  # no norm before them that would divide their inputs for nothing
+WORTH_A_MULTIPLICATION = 0.9
+
+
+def awq_method(
+    bits: int, group_size: int, symmetric: bool, grid: int, clip: bool, readers: Mapping[str, Sequence[Matrix]]
+) -> Method:
+    """See `awq`. `readers` of a path: all matrices that read the same, which get one set of factors."""
+    found: dict[str, Tensor] = {}  # by the first reader
+
+    def factors(weights: Sequence[Tensor], role: str, inputs: Inputs) -> Tensor:
+        worth = WORTH_A_MULTIPLICATION if role in MULTIPLIED else 1.0
+        return channel_factors(weights, inputs.second_moment, bits, group_size, symmetric, grid, worth)
+
+    def shared(path: str, weight: Tensor, role: str, inputs: Inputs) -> Tensor:
+        together = readers.get(path)
+        if not together:
+            return factors([weight], role, inputs)
+        if (first := together[0].path) not in found:  # asked for by the first that comes, before any is changed
+            found[first] = factors([m.read().float() for m in together], role, inputs)
+        return found[first]
+
+    def apply(path: str, weight: Tensor, inputs: Inputs) -> Outcome:
+        role = role_of(path, "linear", *weight.shape)
+        by_channel = shared(path, weight, role, inputs)
+        parts = awq(
+            weight, by_channel, inputs.second_moment, bits, group_size, symmetric, clip and role not in UNCLIPPED
+        )
+        return Outcome(*parts, factors=by_channel)
+
+    return Method("awq", apply, products=True)

@@ -1,7 +1,12 @@
-"""One-shot methods on a loaded model: its blocks in order, then the layers that stand outside of them."""
+"""One-shot methods on a loaded model: its blocks in order, then the layers that stand outside of them.
+
+A model of convolutions, or one without blocks that repeat, is one block: its layers are changed in the order in which
+they are called.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +20,11 @@ from backends.models import LoadedModel
 from backends.oneshot.blocks import Entry, enter
 from backends.oneshot.engine import Done, Sums, changed_by_sums, chosen_matrices, compress
 from backends.oneshot.feed import windows_at_once
-from backends.oneshot.matrices import matrices, watched
+from backends.oneshot.matrices import Matrix, matrices, watched
 from backends.oneshot.methods import Method
+from backends.oneshot.unfold import unfolds
+from backends.oneshot.whole import Whole
+from knowledge.values import InputError
 
 
 def compress_model(model: LoadedModel, context: Context, paths: Sequence[str], method: Method) -> list[Done]:
@@ -25,10 +33,12 @@ def compress_model(model: LoadedModel, context: Context, paths: Sequence[str], m
     Raises InputError where the calibration data are too few, an activation is not finite, or the blocks are not called
     one after the other.
     """
+    batches = calibration_batches(model, context, method)
+    if is_one_block(model):
+        return compress_whole(model, batches, [m for path in paths for m in matrices(model.module, path)], method)
     blocks_path, blocks = find_blocks(model.module)
     inside = chosen_matrices(model.module, blocks_path, paths)
     config = getattr(model.module, "config", None)
-    batches = _batches(model, context, method)
     entries = [_entry(model, batch) for batch in batches]
     done = list(compress(list(blocks), entries, inside, method, config))
     known = {one.matrix.path for one in done}
@@ -43,10 +53,47 @@ def compress_model(model: LoadedModel, context: Context, paths: Sequence[str], m
     return done
 
 
-def _batches(model: LoadedModel, context: Context, method: Method) -> list[dict[str, Tensor]]:
-    split, info = context.data.calibration, context.layers.info
-    length = max((a.shape[1] for a in split.inputs.values() if a.ndim == 2), default=math.prod(info.image_size) or 1)
-    widest = int(context.layers.outputs[context.layers.kind != "embedding"].max(initial=1))
+def is_one_block(model: LoadedModel) -> bool:
+    """Whether the engine sees the model as a whole: blocks of convolutions change the shape of what passes them."""
+    if model.info.family == "cnn":
+        return True
+    try:
+        find_blocks(model.module)
+    except InputError:
+        return True
+    return False
+
+
+def compress_whole(
+    model: LoadedModel, batches: Sequence[dict[str, Tensor]], found: Sequence[Matrix], method: Method
+) -> list[Done]:
+    """Change these matrices in place, in the order in which the model calls their layers.
+
+    A layer behind a pooling reads one vector a sample: there may be fewer of them than a Hessian has rows.
+    """
+    return changed_as_one(model, batches, found, dataclasses.replace(method, inverse=False))[0]
+
+
+def changed_as_one(
+    model: LoadedModel, batches: Sequence[dict[str, Tensor]], found: Sequence[Matrix], method: Method
+) -> tuple[list[Done], list[Tensor]]:
+    """The same as the method wants it, and the outputs that the changed model gives for each batch."""
+    owners = [m.place.owner for m in found]
+    whole = Whole(model, [owner for owner in owners if unfolds(owner)])
+    entries = [Entry(next(iter(batch.values())), [((batch,), {})], _mask(batch)) for batch in batches]
+    done = list(compress([whole], entries, {0: found}, method, getattr(model.module, "config", None)))
+    return done, [entry.hidden for entry in entries]
+
+
+def calibration_batches(model: LoadedModel, context: Context, method: Method) -> list[dict[str, Tensor]]:
+    """The calibration data on the model's device, as much at once as memory holds."""
+    split, layers = context.data.calibration, context.layers
+    length = max(
+        (a.shape[1] for a in split.inputs.values() if a.ndim == 2), default=math.prod(layers.info.image_size) or 1
+    )
+    widest = int(layers.outputs[layers.kind != "embedding"].max(initial=1))
+    rows = layers.positions * (layers.inputs // layers.groups) * layers.kernel  # numbers in a sample's unfolded inputs
+    widest = max(widest, int(rows[layers.kind == "conv"].max(initial=0)) // length)
     size = windows_at_once(len(split), length, widest, method)
     return [
         {name: torch.from_numpy(array).to(model.device) for name, array in batch.items() if name != "labels"}

@@ -42,7 +42,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     raise ValueError("the Hessian is not positive definite, whatever is added to its diagonal")
 
 
-def propagate(weight: Tensor, factor: Tensor, choose: Chooser, block: int = BLOCK) -> Tensor:
+def propagate(weight: Tensor, factor: Tensor, choose: Chooser, block: int = BLOCK, few: int = FEW) -> Tensor:
     """The matrix with every column replaced by what `choose` makes of it. weight: [out, in]  factor: R [in, in]
 
     `choose(start, columns, diagonal)` sees a block as it is when its turn comes, and is then asked for each column as
@@ -55,8 +55,8 @@ def propagate(weight: Tensor, factor: Tensor, choose: Chooser, block: int = BLOC
         stop = min(start + block, len(w))
         columns, errors = w[start:stop], torch.empty_like(w[start:stop])
         column = choose(start, columns, diagonal[start:stop])
-        for first in range(0, stop - start, FEW):
-            last = min(first + FEW, stop - start)
+        for first in range(0, stop - start, few):
+            last = min(first + few, stop - start)
             rows = factor[start + first : start + last, start + first : start + last]
             for at in range(first, last):
                 fixed[start + at] = column(at, columns[at])

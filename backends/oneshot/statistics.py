@@ -41,10 +41,15 @@ class Inputs:
         return squares.clamp(min=0).sqrt()
 
     @property
+    def second_moment(self) -> Tensor:
+        """The mean of x·xᵀ. [in, in]"""
+        assert self.products is not None
+        return self.products / max(self.tokens, 1)
+
+    @property
     def hessian(self) -> Tensor:
         """2/n · Σ x·xᵀ, the second derivative of the mean squared error of each output. [in, in]"""
-        assert self.products is not None
-        return self.products * (2.0 / max(self.tokens, 1))
+        return self.second_moment * 2
 
     @property
     def idle(self) -> Tensor:
@@ -71,9 +76,9 @@ class Inputs:
             raise InputError("calibration", "", problem, f"give at least {self.width:,} tokens")
 
     @classmethod
-    def alike(cls, width: int) -> Inputs:
+    def alike(cls, width: int, device: torch.device | None = None) -> Inputs:
         """As if every input had been 1, alone: for a matrix that nothing was read by."""
-        return cls(width, width, torch.ones(width), torch.eye(width))
+        return cls(width, width, torch.ones(width, device=device), torch.eye(width, device=device))
 
 
 def _plus(total: Tensor | None, more: Tensor) -> Tensor:

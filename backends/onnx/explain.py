@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backends.onnx.facts import Facts
-from backends.onnx.verification import Environment, Explanation
+from backends.onnx.verification import Environment, Explanation, PackedWeights
 from knowledge.values import Measurement, Ratio, Workload
 
 ZERO_SHARE = 0.15  # dense weights have next to none
@@ -30,6 +30,7 @@ class Case:
     speedup: Ratio
     workload: Workload
     environment: Environment
+    packed: PackedWeights | None = None
 
     @property
     def compression(self) -> float:
@@ -47,12 +48,21 @@ def explanations(case: Case) -> tuple[Explanation, ...]:
 
 
 def zeros_stored_densely(case: Case) -> Iterator[str]:
-    share = case.after.zero_share
+    share, packed = case.after.zero_share, case.packed
+    told = []
     if share >= ZERO_SHARE and share > case.before.zero_share + 0.05:
-        yield (
+        told.append(
             f"{share:.0%} of the weights are zero, but ONNX stores zeros like any number and ONNX Runtime multiplies "
             "by them: unstructured zeros change neither size nor speed. Removing whole channels, heads or blocks does."
         )
+    if packed is not None:
+        told.append(
+            f"Packed without zeros, the torch model's weights take {packed.size_bytes / 1e6:.3g} MB ({packed.file}) "
+            f"and load back bit for bit; plain safetensors take {packed.plain_bytes / 1e6:.3g} MB, and the ONNX file "
+            f"{case.compressed.size_bytes / 1e6:.3g} MB."
+        )
+    if told:
+        yield " ".join(told)
 
 
 def embedding_dominates(case: Case) -> Iterator[str]:

@@ -215,11 +215,11 @@ def check_parity(
         with torch.no_grad():
             tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
             expected = model.forward(tensors).detach().cpu().numpy()
-        difference = _difference(expected, got)
-        if not difference <= TOLERANCE:  # NaN too
+        found = difference(expected, got)
+        if not found <= TOLERANCE:  # NaN too
             shapes = ", ".join(f"{spec.name} {list(batch[spec.name].shape)}" for spec in model.inputs)
             raise RunFailed(
-                f"export: ONNX Runtime and torch differ by {difference:.2g} of the output's scale at {shapes}; "
+                f"export: ONNX Runtime and torch differ by {found:.2g} of the output's scale at {shapes}; "
                 f"{where_they_part(model, graph, labels, batch, TOLERANCE)}"
             )
 
@@ -227,12 +227,12 @@ def check_parity(
 def check_cache(path: Path, batch: Mapping[str, np.ndarray]) -> None:
     """Raise RunFailed unless a text read in two parts, the first one cached, gives the logits of the whole."""
     session = open_session(path, min(os.cpu_count() or 1, 4))
-    difference = _difference(session_predictor(session)(dict(batch)), read_in_two_parts(session, batch))
-    if not difference <= TOLERANCE:
-        raise RunFailed(f"export: with a cache, the logits differ by {difference:.2g} of their scale")
+    found = difference(session_predictor(session)(dict(batch)), read_in_two_parts(session, batch))
+    if not found <= TOLERANCE:
+        raise RunFailed(f"export: with a cache, the logits differ by {found:.2g} of their scale")
 
 
-def _difference(expected: np.ndarray, got: np.ndarray) -> float:
+def difference(expected: np.ndarray, got: np.ndarray) -> float:
     """Largest difference in units of the largest expected output, or of 1."""
     if expected.shape != got.shape:
         return float("inf")

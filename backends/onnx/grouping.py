@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,10 @@ from backends.onnx import graph as graphs
 from backends.onnx.blockwise import Blocks, Matrix, Nf4Blocks, matrices, store_blocks, store_nf4
 from backends.onnx.formats import owners
 from backends.onnx.strip import strip_model
+from backends.quantize.left_alone import left_alone
 from knowledge.layers import LayerTable
-from knowledge.techniques.groups import LOOKUP_GROUPS, GroupWeights
-from knowledge.values import Decision, LayerFormat, Refusal, RunFailed
+from knowledge.techniques.groups import GroupWeights
+from knowledge.values import Decision, LayerFormat, RunFailed
 
 if TYPE_CHECKING:
     from backends.context import Context
@@ -29,13 +30,25 @@ def store_in_groups(technique: GroupWeights, path: Path, out: Path, context: Con
     Embeddings and head are rounded to nearest. The decision names what was left in float and why. Raises RunFailed for
     weights that are not finite.
     """
-    model, layers = graphs.load(path), context.layers
-    ends, body = technique.end_groups(layers), technique.body(layers)
+    model = graphs.load(path)
+    formats, obstacles = store_rows(technique, model, context.layers, rounded)
+    graphs.drop_unused_constants(model.graph)
+    strip_model(model)
+    graphs.save(model, out)
+    skipped = tuple(left_alone(technique, context.layers, formats, obstacles))
+    return Decision(technique=technique.id, formats=dict(sorted(formats.items())), skipped=skipped)
+
+
+def store_rows(
+    technique: GroupWeights, model: ir.Model, layers: LayerTable, rounded: Rounded
+) -> tuple[dict[str, LayerFormat], dict[str, str]]:
+    """The same on a model in memory: formats of what is in groups now, obstacles of what could not be, by path."""
+    ends, touched = technique.end_groups(layers), technique.touches(layers)
     formats: dict[str, LayerFormat] = {}
     obstacles: dict[str, str] = {}
-    for row, found in _by_row(model.graph, layers).items():
+    for row, found in matrices_by_row(model.graph, layers).items():
         name, at_end = str(layers.path[row]), bool(ends[row])
-        if not (at_end or body[row]):
+        if not touched[row]:
             continue
         if obstacle := next((f"{m.name} {m.obstacle}" for m in found if m.obstacle), ""):
             obstacles[name] = obstacle
@@ -47,14 +60,10 @@ def store_in_groups(technique: GroupWeights, path: Path, out: Path, context: Con
     for row in (layers.tied_to != "").nonzero()[0]:  # a tied row is stored as its owner is
         if (owner := layers.tied_to[row]) in formats:
             formats[str(layers.path[row])] = formats[owner]
-    graphs.drop_unused_constants(model.graph)
-    strip_model(model)
-    graphs.save(model, out)
-    skipped = tuple(left_alone(technique, layers, formats, obstacles))
-    return Decision(technique=technique.id, formats=dict(sorted(formats.items())), skipped=skipped)
+    return formats, obstacles
 
 
-def _by_row(graph: ir.Graph, layers: LayerTable) -> Mapping[int, list[Matrix]]:
+def matrices_by_row(graph: ir.Graph, layers: LayerTable) -> Mapping[int, list[Matrix]]:
     """Row of the table -> the matrices that hold it: two of a factored layer."""
     rows = {path: i for i, path in enumerate(layers.path)}
     found: dict[int, list[Matrix]] = defaultdict(list)
@@ -76,40 +85,3 @@ def _store(technique: GroupWeights, matrix: Matrix, blocks: Blocks | Nf4Blocks) 
         store_nf4(matrix, blocks)
     else:
         store_blocks(matrix, blocks, technique.accuracy_level)
-
-
-# -- what stays ------------------------------------------------------------------------------------
-
-
-def left_alone(
-    technique: GroupWeights, layers: LayerTable, formats: Mapping[str, LayerFormat], obstacles: Mapping[str, str]
-) -> Iterator[Refusal]:
-    """One refusal for each row of a kind that the technique is for and that stays in float, unless it was asked to."""
-    dense, touched = technique.dense(layers), technique.touches(layers)
-    head = (layers.kind == "linear") & (layers.role == "head")
-    at_end = (head | (layers.kind == "embedding")) & (technique.embedding_bits < 32) & layers.owned
-    for row in range(len(layers)):
-        path, inputs = str(layers.path[row]), int(layers.inputs[row])
-        if path in formats:
-            continue
-        if touched[row] and layers.owned[row]:
-            observed = obstacles.get(path, f"{path} is not read by a product or a lookup alone")
-            yield _refusal(technique, "groups-other-readers", observed, "a matrix that products or lookups read")
-        elif dense[row]:
-            yield _refusal(technique, "groups-too-wide", f"{path} is {inputs} wide", technique.requirement())
-        elif at_end[row]:
-            required = f"rows of whole groups of {LOOKUP_GROUPS[0]}" if not head[row] else technique.requirement()
-            yield _refusal(technique, "groups-too-wide", f"{path} is {inputs} wide", required)
-        elif layers.role[row] == "router":
-            yield _refusal(
-                technique, "groups-router", f"{path} is a router", "layers whose rounding sends no token away"
-            )
-        elif layers.kind[row] == "experts":
-            observed = f"{path} is a stack of {layers.copies[row]} experts"
-            yield _refusal(
-                technique, "groups-stacked-experts", observed, "a matrix for each product: no kernel has more"
-            )
-
-
-def _refusal(technique: GroupWeights, rule: str, observed: str, required: str) -> Refusal:
-    return Refusal(technique=technique.id, rule=rule, observed=observed, required=required)

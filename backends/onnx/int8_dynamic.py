@@ -15,6 +15,7 @@ from backends.onnx.embeddings import embeddings, quantize_embedding
 from backends.onnx.formats import layer_formats
 from backends.onnx.lstm import quantize_lstms
 from backends.onnx.observe import calibration_batches
+from backends.onnx.sensitive import float_layers, smoothed
 from backends.onnx.smooth import smooth
 from backends.onnx.strip import strip_model
 from knowledge.values import Decision, Refusal
@@ -34,12 +35,14 @@ def apply(technique: Int8Dynamic, path: Path, out: Path, context: Context) -> De
     """
     model = graphs.load(path)
     layers = dense_layers(model.graph)
+    kept, stayed = float_layers(technique, path, context)
     if technique.smooth > 0 and layers:
         batches = calibration_batches(context)
-        smooth(model, layers, technique.smooth, batches, context.workload.threads)
+        smooth(model, smoothed(layers, kept), technique.smooth, batches, context.workload.threads)
     tables, skipped = quantize_embeddings(model.graph, technique.id) if technique.embeddings else ({}, [])
     kept_float = {e.stored for e in embeddings(model.graph)}
-    skipped += quantize_dense(layers, tables, kept_float, technique.id)
+    integer = [layer for layer in layers if layer.name not in kept]
+    skipped += [*stayed, *quantize_dense(integer, tables, kept_float, technique.id)]
     skipped += quantize_lstms(model.graph, technique.id)
     graphs.drop_unused_constants(model.graph)
     strip_model(model)

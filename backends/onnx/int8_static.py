@@ -9,7 +9,7 @@ a dense layer is better left without one behind it: its output stays in float.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from backends.onnx.formats import layer_formats
 from backends.onnx.int8_dynamic import Tables, quantize_embeddings
 from backends.onnx.observe import calibration_batches
 from backends.onnx.ranges import Grid, calibrated_grids
+from backends.onnx.sensitive import float_layers, is_convolution, smoothed
 from backends.onnx.smooth import smooth
 from backends.onnx.strip import strip_model
 from knowledge.values import Decision, Refusal
@@ -60,17 +61,18 @@ def apply(technique: Int8Static, path: Path, out: Path, context: Context) -> Dec
     graph = model.graph
     batches = calibration_batches(context)
     threads = context.workload.threads
-    if technique.smooth > 0 and (layers := dense_layers(graph)):
+    kept, stayed = float_layers(technique, path, context)
+    if technique.smooth > 0 and (layers := smoothed(dense_layers(graph), kept)):
         smooth(model, layers, technique.smooth, batches, threads)
-    sites = find_sites(graph)
+    sites = find_sites(graph, kept)
     grids = calibrated_grids(model, sites.values, batches, technique.calibration, threads)
     tables, skipped = quantize_embeddings(graph, technique.id) if technique.embeddings else ({}, [])
     kept_float = {e.stored for e in embeddings(graph)}
-    skipped += [_tied(technique.id, layer) for layer in sites.denses if layer.stored in kept_float]
+    skipped += [*stayed, *(_tied(technique.id, layer) for layer in sites.denses if layer.stored in kept_float)]
     sites.denses = [layer for layer in sites.denses if layer.stored not in kept_float]
     insert_quantizers(graph, sites, grids)
     for node in sites.convs:
-        _quantize_conv(node, grids)
+        quantize_conv(node, grids)
     for layer in sites.denses:
         _quantize_dense(layer, grids, tables)
     skipped += [_recurrent(technique.id, node) for node in graph if node.op_type in ("LSTM", "GRU", "RNN")]
@@ -83,11 +85,11 @@ def apply(technique: Int8Static, path: Path, out: Path, context: Context) -> Dec
 # -- where -----------------------------------------------------------------------------------------
 
 
-def find_sites(graph: ir.Graph) -> Sites:
-    """Convolutions and dense layers with stored weights, and the additions between convolutions."""
-    sites = Sites(denses=dense_layers(graph))
+def find_sites(graph: ir.Graph, kept: Collection[str] = ()) -> Sites:
+    """Convolutions and dense layers with stored weights but those `kept`, and the additions between convolutions."""
+    sites = Sites(denses=[layer for layer in dense_layers(graph) if layer.name not in kept])
     for node in graph:
-        if node.domain == "" and node.op_type == "Conv" and _stored_float(node.inputs[1]):
+        if is_convolution(node) and graphs.name_of(graphs.input_of(node, 1)) not in kept:
             sites.convs.append(node)
             sites.branches[graphs.input_of(node, 0)] = None
             sites.whole[_rectified(node.outputs[0])] = None
@@ -97,10 +99,6 @@ def find_sites(graph: ir.Graph) -> Sites:
     for layer in sites.denses:
         sites.branches[layer.x] = None
     return sites
-
-
-def _stored_float(value: ir.Value | None) -> bool:
-    return value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT
 
 
 def _rectified(value: ir.Value) -> ir.Value:
@@ -149,7 +147,8 @@ def _writer_name(value: ir.Value) -> str:
     return f"{weight.rpartition('.')[0]}.output" if weight and "." in weight else "sum"
 
 
-def _quantize_conv(node: ir.Node, grids: dict[ir.Value, Grid]) -> None:
+def quantize_conv(node: ir.Node, grids: dict[ir.Value, Grid]) -> None:
+    """Store a convolution's weight and bias as integers; its input has a quantizer already."""
     x, stored = graphs.input_of(node, 0), graphs.input_of(node, 1)
     scales = _replace_weight(node, 1, stored, graphs.stored(stored), axis=0)
     if len(node.inputs) > 2 and node.inputs[2] is not None:

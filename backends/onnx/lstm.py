@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -12,13 +14,19 @@ from knowledge.values import Refusal
 KEPT_ATTRIBUTES = ("hidden_size", "direction", "input_forget", "clip")
 
 
-def quantize_lstms(graph: ir.Graph, technique: str) -> list[Refusal]:
-    """Replace each LSTM with stored weights by DynamicQuantizeLSTM, in place; returns those left in float."""
+def lstms(graph: ir.Graph) -> list[ir.Node]:
+    """Every LSTM, in graph order."""
+    return [node for node in graph if node.op_type == "LSTM" and node.domain == ""]
+
+
+def quantize_lstms(graph: ir.Graph, technique: str, nodes: Sequence[ir.Node] | None = None) -> list[Refusal]:
+    """Replace LSTMs with stored weights by DynamicQuantizeLSTM, in place; returns those left in float.
+
+    All of the graph, or the given `nodes`.
+    """
     left = []
-    for node in list(graph):
-        if node.op_type != "LSTM" or node.domain != "":
-            continue
-        if reason := _unsupported(node):
+    for node in lstms(graph) if nodes is None else nodes:
+        if reason := unsupported(node):
             left.append(
                 Refusal(
                     technique=technique,
@@ -32,7 +40,8 @@ def quantize_lstms(graph: ir.Graph, technique: str) -> list[Refusal]:
     return left
 
 
-def _unsupported(node: ir.Node) -> str:
+def unsupported(node: ir.Node) -> str:
+    """Why the operator cannot take an LSTM's place; empty where it can."""
     if any(graphs.constant(v) is None or not (v and v.is_initializer()) for v in node.inputs[1:3]):
         return "computed weights"
     if graphs.attribute(node, "layout", 0) != 0:
@@ -51,7 +60,7 @@ def _quantize(node: ir.Node, graph: ir.Graph) -> None:
         value = graphs.input_of(node, slot)
         name = graphs.name_of(value)
         # the operator wants [directions, inputs, 4 * hidden]
-        q, scales = _per_gate(graphs.stored(value).transpose(0, 2, 1))
+        q, scales = per_gate(graphs.stored(value).transpose(0, 2, 1))
         del graph.initializers[name]
         value.name = f"{name}_float"
         inputs[slot] = graphs.add_constant(graph, name, q)
@@ -64,7 +73,7 @@ def _quantize(node: ir.Node, graph: ir.Graph) -> None:
     graphs.replace(node, outputs)
 
 
-def _per_gate(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def per_gate(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[directions, inputs, 4 * hidden] as int8 with one scale per direction and column: [directions, 4 * hidden]."""
     pairs = [symmetric(direction, axis=1) for direction in weight]
     return np.stack([q for q, _ in pairs]), np.stack([scale for _, scale in pairs])

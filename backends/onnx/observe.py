@@ -24,13 +24,13 @@ BATCH = 8
 VALUES_AT_ONCE = 48  # bounds the activations in memory
 
 
-def calibration_batches(context: Context, samples: int = SAMPLES) -> list[Batch]:
+def calibration_batches(context: Context, samples: int = SAMPLES, batch: int = BATCH) -> list[Batch]:
     """The first calibration samples in small batches; raises InputError where there are none."""
     split = context.data.calibration
     if not len(split):
         raise InputError("calibration-data", 0, "no samples", "give some with --calibration-data")
     names = [spec.name for spec in context.inputs]
-    return [{name: batch[name] for name in names} for batch in split.head(samples).batches(BATCH)]
+    return [{name: found[name] for name in names} for found in split.head(samples).batches(batch)]
 
 
 def observe(

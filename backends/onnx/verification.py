@@ -62,6 +62,45 @@ class Decoding(Value):
     decoding_speedup: Ratio
 
 
+class Protocol(Value):
+    """What perplexity was taken over. `stride` tokens of a window were not scored in the one before it."""
+
+    window: int  # tokens
+    stride: int
+    tokens: int  # scored; the first one of a text, and of a window that shares none with another, is not
+    windows: int
+
+
+class TaskScore(Value):
+    """One metric of one lm-eval task, of both files on the same documents. Errors are standard errors.
+
+    `difference` is compressed - baseline, with the error of the differences of single documents: much smaller than
+    either file's own, where both mostly answer alike. None where the metric is no mean over documents.
+    """
+
+    task: str
+    metric: str
+    filter: str  # what of an answer counts; "none" is all of it
+    higher_is_better: bool | None
+    shots: int
+    documents: int
+    baseline: float | None  # None where the metric is not finite
+    compressed: float | None
+    baseline_stderr: float | None
+    stderr: float | None  # of the compressed file's
+    difference: float | None
+    difference_stderr: float | None
+
+
+class PackedWeights(Value):
+    """The exported torch model's weights without their zeros, in a file of their own that loads back bit for bit."""
+
+    file: str  # from the folder of the ONNX file
+    size_bytes: int
+    download_bytes: int  # after entropy coding
+    plain_bytes: int  # of the same tensors, zeros included
+
+
 class Verdict(Value):
     within_budget: bool
     misses: tuple[Miss, ...] = ()
@@ -80,8 +119,11 @@ class Verification(Value):
     parity: Parity
     environment: Environment
     verdict: Verdict
+    protocol: Protocol | None = None  # of perplexity
     explanations: tuple[Explanation, ...] = ()
     decoding: tuple[Decoding, ...] = ()  # of causal models, one entry for each prompt length and batch size
+    packed: PackedWeights | None = None  # beside the file, where weights are zero
+    lm_eval: tuple[TaskScore, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -16,8 +16,9 @@ from backends.onnx.facts import file_facts
 from backends.onnx.memory import peak_memory_bytes
 from backends.onnx.session import Batch, Predict, open_session, session_predictor
 from backends.onnx.timing import ROUNDS, compare_files
-from backends.onnx.verification import Explanation, Parity, Verification, efficiency, judge
+from backends.onnx.verification import Explanation, PackedWeights, Parity, Protocol, Verification, efficiency, judge
 from backends.onnx.workload import session_feed
+from backends.windows import Windows, cut, scored_tokens
 from knowledge.values import Budget, Latency, Measurement, Quality, Workload
 
 if TYPE_CHECKING:
@@ -41,20 +42,25 @@ def verify(
     longest: int = 0,
     prompts: Sequence[int] = (),
     batches: Sequence[int] = (),
+    packed: PackedWeights | None = None,
+    windows: Windows | None = None,
 ) -> Verification:
     """Measure two ONNX files against each other and judge the second by the budget.
 
     Quality is the task's metric on `split`, through ONNX Runtime; latency is measured at the workload, the two files
     taking turns; memory is the peak of a fresh process for each; download size is what zlib leaves of the file. Files
     with a key-value cache also write text, see `measure_decoding`: `longest` is the positions that the model has,
-    `prompts` and `batches` what was asked for. Raises InputError where a file cannot be read.
+    `prompts` and `batches` what was asked for. `packed` lies beside the second file. `windows`: how the
+    split's text is cut to take perplexity over, other than into its samples. Raises InputError where a file cannot be
+    read.
     """
     files = baseline, compressed
     first, second = (open_session(path, workload.threads) for path in files)
     feed = session_feed(first, split, workload)
     latencies = compare_files(baseline, compressed, feed, workload.threads, rounds)
     recorders = Recorder(session_predictor(first)), Recorder(session_predictor(second))
-    qualities = [task.evaluate(predict, split, reference) for predict in recorders]
+    scored = cut(split, windows) if windows else split
+    qualities = [task.evaluate(predict, scored, reference) for predict in recorders]
     before, after = (
         measure(path, latency, quality, feed, workload.threads)
         for path, latency, quality in zip(files, latencies[:2], qualities, strict=True)
@@ -63,7 +69,7 @@ def verify(
     where = environment(workload.threads, first.get_providers()[0])
     silent = [undecodable(session) for session in (first, second)]
     decoding = () if any(silent) else measure_decoding(*files, split, workload, longest, prompts, batches)
-    case = Case(before, after, file_facts(baseline), file_facts(compressed), speedup, workload, where)
+    case = Case(before, after, file_facts(baseline), file_facts(compressed), speedup, workload, where, packed)
     return Verification(
         workload=workload,
         baseline=before,
@@ -74,9 +80,18 @@ def verify(
         parity=parity(*(r.outputs for r in recorders), scores=task.name != "embedding"),
         environment=where,
         verdict=judge(budget, before, after, speedup),
+        protocol=protocol_of(scored, windows) if task.metric == "perplexity" else None,
         explanations=explanations(case) + (_unmeasured(silent) if task.name == "causal-lm" else ()),
         decoding=decoding,
+        packed=packed,
     )
+
+
+def protocol_of(scored: Split, windows: Windows | None = None) -> Protocol:
+    """What perplexity is taken over: windows of a text, or the samples themselves."""
+    length = next(iter(scored.inputs.values())).shape[1]
+    stride = windows.stride if windows else length
+    return Protocol(window=length, stride=stride, tokens=scored_tokens(scored), windows=len(scored))
 
 
 def _unmeasured(silent: Sequence[str]) -> tuple[Explanation, ...]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backends.context import Context
-from backends.locate import weight_tensors
+from backends.locate import located, weight_tensors
 from backends.models import LoadedModel
+from backends.prune.masks import kept_in_groups
 from backends.structure import changed
+from knowledge.techniques.patterns import by_layer, names
 from knowledge.techniques.prune import Magnitude
 from knowledge.values import Decision
 
@@ -65,22 +67,43 @@ def apply(technique: Magnitude, model: LoadedModel, context: Context) -> tuple[L
     layers = {path: weight_tensors(model.module, path) for path in paths}
     weights = {name: weight for found in layers.values() for name, weight in found.items()}
     with torch.no_grad():
-        for weight, kept in zip(weights.values(), _masks(technique, layers), strict=True):
-            weight.mul_(kept)
-    decision = Decision(technique=technique.id, density={path: density(found) for path, found in layers.items()})
+        for weight, kept in zip(weights.values(), _masks(technique, model, layers), strict=True):
+            weight.masked_fill_(~kept, 0)  # a product would leave −0, which is no zero bit for bit
+    shares = {path: density(found) for path, found in layers.items()}
+    decision = Decision(technique=technique.id, density=shares, pattern=technique.pattern_name())
     return changed(model, decision), decision
 
 
-def _masks(technique: Magnitude, layers: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
-    weights = [weight.detach() for found in layers.values() for weight in found.values()]
+def _masks(technique: Magnitude, model: LoadedModel, layers: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
+    """Masks of the weights that stay, in the layers' order."""
+    weights = {name: weight.detach() for found in layers.values() for name, weight in found.items()}
+    if technique.kept()[1]:
+        return [_kept_in_pattern(model, name, weight, technique.kept()) for name, weight in weights.items()]
     if technique.threshold is not None:
-        return kept_above(weights, technique.threshold)
-    if technique.scope == "global":
-        return kept_globally(weights, technique.ratio)
-    masks = []
-    for found in layers.values():  # a layer of several tensors (gates, factors) is one layer
-        masks += kept_globally([w.detach() for w in found.values()], technique.ratio)
-    return masks
+        return kept_above(list(weights.values()), technique.threshold)
+    masks: dict[str, Tensor] = {}
+    for paths in _compared_together(technique, list(layers)):
+        ratio = float(by_layer(technique.layer_ratios, paths[:1], technique.ratio)[0])
+        inside = [name for path in paths for name in layers[path]]  # of gates or factors, one layer has several
+        masks |= zip(inside, kept_globally([weights[name] for name in inside], ratio), strict=True)
+    return [masks[name] for name in weights]
+
+
+def _compared_together(technique: Magnitude, paths: Sequence[str]) -> list[list[str]]:
+    """Layers whose weights are compared with each other: those with a ratio of their own are compared with none."""
+    own = [path for path in paths if any(names(pattern, path) for pattern, _ in technique.layer_ratios)]
+    rest = [path for path in paths if path not in own]
+    whole = [rest] if technique.scope == "global" and rest else [[path] for path in rest]
+    return [[path] for path in own] + whole
+
+
+def _kept_in_pattern(model: LoadedModel, name: str, weight: Tensor, pattern: tuple[int, int]) -> Tensor:
+    """Mask of one tensor: of neighbors among the inputs the largest stay."""
+    place = located(model.module, "" if name == "weight" else name.removesuffix(".weight"))
+    transposed = isinstance(place.owner, nn.modules.conv._ConvTransposeNd)  # [in, out/groups, *kernel]
+    axis = 0 if transposed else place.axes.inputs
+    assert axis is not None
+    return kept_in_groups(weight.abs().movedim(axis, -1), *pattern).movedim(-1, axis)
 
 
 def density(weights: Mapping[str, Tensor]) -> float:

@@ -6,17 +6,27 @@ import torch
 from torch import Tensor
 
 
-def kept_in_rows(scores: Tensor, ratio: float) -> Tensor:
+def kept_in_rows(scores: Tensor, ratio: float, exact: bool = False) -> Tensor:
     """True for the weights that stay: every row loses the ⌊ratio · in⌋ lowest of its own. scores: [out, in]
+
+    With `exact`, as many rows lose one more, those whose next score is lowest, as make `ratio` of the whole matrix.
 
     >>> kept_in_rows(torch.tensor([[3.0, 1.0, 2.0, 4.0]]), 0.5).tolist()
     [[True, False, False, True]]
+    >>> kept_in_rows(torch.tensor([[3.0, 1.0, 5.0], [2.0, 1.0, 4.0]]), 0.5, exact=True).tolist()
+    [[True, False, True], [False, False, True]]
     """
+    outputs, inputs = scores.shape
     kept = torch.ones_like(scores, dtype=torch.bool)
-    lost = int(ratio * scores.shape[1] + 1e-9)
-    if lost:
-        lowest = torch.topk(scores, lost, dim=1, largest=False, sorted=False).indices
-        kept.scatter_(1, lowest, False)
+    total = round(ratio * scores.numel())
+    lost = total // outputs if exact else int(ratio * inputs + 1e-9)
+    more = total - lost * outputs if exact else 0
+    if lost or more:
+        lowest = torch.topk(scores, lost + (more > 0), dim=1, largest=False, sorted=more > 0)
+        kept.scatter_(1, lowest.indices[:, :lost], False)
+        if more:
+            rows = torch.topk(lowest.values[:, lost], more, largest=False).indices
+            kept[rows, lowest.indices[rows, lost]] = False
     return kept
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from backends.oneshot.solve import BLOCK, Column, propagate
+from backends.oneshot.solve import BLOCK, FEW, Column, propagate
+from backends.prune.joint import Rounding
 from backends.prune.magnitude import smallest
 from backends.prune.masks import kept_in_groups
 
@@ -15,7 +18,7 @@ def sparsegpt(
     factor: Tensor,
     ratio: float,
     pattern: tuple[int, int] = (0, 0),
-    then: Column | None = None,
+    then: Rounding | None = None,
 ) -> Tensor:
     """The matrix with `ratio` of its weights set to zero, or all but N of M neighbors in a row.
 
@@ -29,17 +32,21 @@ def sparsegpt(
             kept = torch.ones_like(columns, dtype=torch.bool)
         else:
             scores = (columns / diagonal[:, None]).square().flatten()
-            kept = ~smallest(scores, round(ratio * len(scores))).view(columns.shape)
+            before, after = (round(ratio * len(weight) * end) for end in (start, start + len(columns)))
+            kept = ~smallest(scores, after - before).view(columns.shape)
+
+        rounded = None if then is None else then(start, columns, diagonal)
 
         def column(at: int, now: Tensor) -> Tensor:
             if pattern[1] and at % pattern[1] == 0:
                 group = slice(at, at + pattern[1])
                 scores = (columns[group] / diagonal[group, None]).square()
                 kept[group] = kept_in_groups(scores.t(), *pattern).t()
-            chosen = now if then is None else then(start + at, now)
-            return chosen * kept[at]
+            return (now if rounded is None else rounded(at, now)) * kept[at]
 
         return column
 
-    among = pattern[1] or 1
-    return propagate(weight, factor, choose, max(BLOCK // among, 1) * among)
+    among = pattern[1] or 1  # the changes of all columns before a group are in when its first one comes
+    whole = among if then is None else math.lcm(among, then.group_size)
+    block, few = max(BLOCK // whole, 1) * whole, max(FEW // among, 1) * among
+    return propagate(weight, factor, choose, block, few)

@@ -18,9 +18,10 @@ def gptq(
     weight: [out, in]  read: what it reads. `group_size` ≤ 0: one scale per row, from the weights as given. A group's
     scale is taken from its weights as they are when their block of columns begins, as the authors' code does. With
     `reorder` the columns with the largest inputs come first, and scales are taken from the weights as given, so that
-    groups stay neighbors in the file.
+    groups stay neighbors in the file. Zeros of a pruned matrix stay zero.
     """
     inputs = weight.shape[1]
+    kept = (weight != 0).t()
     size = inputs if group_size <= 0 else group_size
     order = read.norms.argsort(descending=True, stable=True) if reorder else None
     scales = weight.new_zeros(len(weight), -(-inputs // size))
@@ -40,7 +41,7 @@ def gptq(
                 found = grid(given[at : at + size].t(), bits, symmetric)
                 scales[:, group], zeros[:, group] = found
             scale, zero = scales[:, group], zeros[:, group]
-            return (torch.clamp(torch.round(now / scale) + zero, 0, 2**bits - 1) - zero) * scale
+            return (torch.clamp(torch.round(now / scale) + zero, 0, 2**bits - 1) - zero) * scale * kept[place]
 
         return column
 

@@ -157,10 +157,15 @@ def tokens(tokenizer: Tokenizer, part: Part, at_least: int | None = None) -> NDA
 
 def windows(tokenizer: Tokenizer, part: Part, count: int, seed: int) -> NDArray[np.int64]:
     """`count` windows [count, WINDOW] that do not overlap, drawn by seed from the part's first files."""
+    return _drawn(tokenizer, part, count, seed)[0]
+
+
+def _drawn(tokenizer: Tokenizer, part: Part, count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The windows, and where each stands among all of the text."""
     stream = tokens(tokenizer, part, at_least=5 * count * WINDOW // 4)
     cut = stream[: len(stream) // WINDOW * WINDOW].reshape(-1, WINDOW)
-    chosen = np.random.default_rng(seed).permutation(len(cut))[:count]
-    return cut[np.sort(chosen)]
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(cut))[:count])
+    return cut[chosen], chosen
 
 
 @cache
@@ -168,5 +173,5 @@ def token_windows(part: Part, count: int, seed: int) -> Split:
     """Token windows [count, WINDOW] for the zoo's language models, which share one tokenizer. Kept in memory."""
     from tokenizers import Tokenizer
 
-    ids = windows(Tokenizer.from_file(str(WEIGHTS / "stdlib-lm" / "tokenizer.json")), part, count, seed)
-    return Split({"input_ids": ids, "attention_mask": np.ones_like(ids)}, ids)
+    ids, places = _drawn(Tokenizer.from_file(str(WEIGHTS / "stdlib-lm" / "tokenizer.json")), part, count, seed)
+    return Split({"input_ids": ids, "attention_mask": np.ones_like(ids)}, ids, places)

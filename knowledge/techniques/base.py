@@ -104,6 +104,11 @@ class Technique(BaseModel):
         return cls.space()
 
     @classmethod
+    def together(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Parameters that search chose one by one, with those undone that others leave no room for."""
+        return params
+
+    @classmethod
     def summary(cls) -> str:
         """First sentence of the docstring."""
         return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())

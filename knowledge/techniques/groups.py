@@ -18,6 +18,13 @@ GroupSize = Annotated[
     Choices(128, 64, 32),
     Field(description="weights of a row that share a scale; lookups in embeddings have at most 64"),
 ]
+AccuracyLevel = Annotated[
+    Literal[0, 4],
+    Field(
+        description="of products with integers: 4 rounds activations to 8 bits inside the kernel; 0 keeps them in "
+        "float, slower with 4-bit weights and far slower with 2 and 8 bits"
+    ),
+]
 Symmetric = Annotated[bool, Choices(False, True), Field(description="without a zero point in each group")]
 SCALE_BITS = 32  # the runtime's scales have the type of the activations
 LOOKUP_GROUPS = (16, 32, 64)  # that an embedding lookup in groups may have
@@ -53,13 +60,7 @@ class GroupWeights(Quantization):
         Choices(8, 4, 32),
         Field(description="bits of embeddings and head, the sensitive ends of a model; 32 leaves them alone"),
     ] = 8
-    accuracy_level: Annotated[
-        Literal[0, 4],
-        Field(
-            description="of products with integers: 4 rounds activations to 8 bits inside the kernel; 0 keeps them in "
-            "float, slower with 4-bit weights and far slower with 2 and 8 bits"
-        ),
-    ] = 4
+    accuracy_level: AccuracyLevel = 4
 
     @classmethod
     def space_for(cls, layers: LayerTable) -> dict[str, Any]:
@@ -219,8 +220,10 @@ class Gptq(IntegerGroups):
 class Awq(IntegerGroups):
     """Scale up the weight channels with the largest activations before rounding, and their inputs down.
 
-    The scale is a power of the channel's mean activation, its exponent the best of `grid` values for each layer's
-    outputs on calibration data; the division goes into what comes before (arXiv:2306.00978, section 3).
+    The scale is a power of the channel's activation, its exponent the best of `grid` values for the layers' outputs on
+    calibration data; the division goes into the norm before, or is a multiplication of the inputs where there is none
+    (arXiv:2306.00978, section 3). `clip` cuts outliers of the weights off where that loses less, as the authors' code
+    does (https://github.com/mit-han-lab/llm-awq).
     """
 
     id: ClassVar[str] = "awq"
@@ -228,7 +231,8 @@ class Awq(IntegerGroups):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
     paper: ClassVar[str] = "arXiv:2306.00978"
 
-    grid: Annotated[int, Field(ge=2)] = 20
+    grid: Annotated[int, Field(ge=2, description="exponents that are tried")] = 20
+    clip: bool = True  # cut the range of each group to the share that loses least; q and k keep theirs
 
 
 class Nf4(GroupWeights):

@@ -2,13 +2,42 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
-Pattern = Literal["unstructured", "2:4", "4:8"]
+DENSE = "unstructured"
+LARGEST_GROUP = 32  # neighbors that an N:M pattern speaks of
+SIXTY = 60  # YAML 1.1 reads 2:4 without quotes in base 60, as 124
+
+
+def _quoted(given: Any) -> Any:
+    """The pattern that an integer was before YAML read it; anything else as it is."""
+    if isinstance(given, int) and not isinstance(given, bool) and given >= SIXTY:
+        return f"{given // SIXTY}:{given % SIXTY}"
+    return given
+
+
+def _possible(pattern: str) -> str:
+    if pattern != DENSE:
+        kept, _, among = pattern.partition(":")
+        numbers = kept.isdecimal() and among.isdecimal()
+        if not numbers or not 1 <= int(kept) < int(among) <= LARGEST_GROUP:
+            known = f"{DENSE} or N:M with 1 ≤ N < M ≤ {LARGEST_GROUP}, such as 2:4"
+            raise PydanticCustomError("pattern", "{given} is no pattern: {known}", {"given": pattern, "known": known})
+        return f"{int(kept)}:{int(among)}"
+    return pattern
+
+
+Pattern = Annotated[
+    str,
+    BeforeValidator(_quoted),
+    AfterValidator(_possible),
+    Field(description="unstructured, or N:M: of M neighbors in a row N stay, 1 ≤ N < M ≤ 32"),
+]
 
 
 def _pairs(given: Any) -> Any:
@@ -44,7 +73,7 @@ def by_layer(ratios: Sequence[LayerRatio], paths: Iterable[str], otherwise: floa
     return np.array([next((r for p, r in ratios if names(p, path)), otherwise) for path in paths], dtype=np.float64)
 
 
-def kept_of(pattern: Pattern) -> tuple[int, int]:
+def kept_of(pattern: str) -> tuple[int, int]:
     """(N, M) of "N:M": of M weights in a row, N stay. (0, 0) for unstructured zeros.
 
     >>> kept_of("2:4"), kept_of("unstructured")
@@ -54,7 +83,7 @@ def kept_of(pattern: Pattern) -> tuple[int, int]:
     return (int(kept), int(among)) if among else (0, 0)
 
 
-def pattern_strength(pattern: Pattern, ratio: float) -> float:
+def pattern_strength(pattern: str, ratio: float) -> float:
     """What an N:M pattern costs, as the ratio of unstructured zeros that costs about as much.
 
     A pattern leaves fewer masks to choose among: log₂ of M choose N, over M, bits a weight. Its ratio counts divided by

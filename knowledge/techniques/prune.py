@@ -1,5 +1,6 @@
 """Pruning that sets single weights to zero. Shapes stay; so does the size of a dense file."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -8,10 +9,8 @@ from pydantic import Field
 
 from knowledge.layers import BoolColumn, LayerTable
 from knowledge.techniques.base import Choices, Epochs, Family, LearningRate, Level, Need, Phase, Range, Technique
-from knowledge.techniques.patterns import LayerRatios, by_layer
-from knowledge.values import Decision
-
-DENSE = "unstructured"
+from knowledge.techniques.patterns import DENSE, LayerRatios, Pattern, by_layer, kept_of, pattern_strength
+from knowledge.values import Decision, Refusal
 
 
 class Pruning(Technique):
@@ -45,29 +44,6 @@ class Pruning(Technique):
         return layers.change(where, density=np.minimum(layers.density[where], 1 - removed), pattern=self.pattern_name())
 
 
-class Magnitude(Pruning):
-    """Set the weights with the smallest absolute value to zero, over the whole model or layer by layer.
-
-    The file stays as large and as slow as before wherever the runtime multiplies zeros like other numbers; the gain is
-    in the compressed download. Masks are kept through later training. How many weights lie below a `threshold` is
-    unknown until the weights are read: until then it counts as none. arXiv:1510.00149, section 2.
-    """
-
-    id: ClassVar[str] = "magnitude"
-    paper: ClassVar[str] = "arXiv:1510.00149"
-    method: ClassVar[str] = "scope"
-
-    scope: Annotated[Literal["global", "local"], Choices("global", "local")] = "global"
-    ratio: Annotated[float, Field(gt=0, lt=1), Range(0.2, 0.9, step=0.05)] = 0.5
-    threshold: Annotated[float, Field(gt=0)] | None = None  # given: |w| below it goes, whatever ratio and scope say
-
-    def strength(self) -> float:
-        return self.ratio if self.threshold is None else 0.0
-
-    def removed(self, layers: LayerTable, where: BoolColumn) -> NDArray[np.float64] | float:
-        return self.ratio if self.threshold is None else 0.0
-
-
 class ScheduledPruning(Pruning):
     """Base of the techniques that remove `ratio` of each layer, or what `layer_ratios` says for it.
 
@@ -83,6 +59,86 @@ class ScheduledPruning(Pruning):
     def removed(self, layers: LayerTable, where: BoolColumn) -> NDArray[np.float64] | float:
         ratio = float(getattr(self, self.dial))
         return by_layer(self.layer_ratios, layers.path[where], ratio) if self.layer_ratios else ratio
+
+
+class PatternPruning(ScheduledPruning):
+    """Base of the techniques that can leave N of every M neighbors: then the pattern is the ratio of every layer.
+
+    Neighbors are inputs of one output, as kernels for patterns want them: in a convolution, channels at one place of
+    the kernel. Layers that have no whole number of groups stay as they are.
+    """
+
+    def kept(self) -> tuple[int, int]:
+        """(N, M), or (0, 0) for zeros anywhere."""
+        return kept_of(getattr(self, "pattern", DENSE))
+
+    def pattern_name(self) -> str:
+        return str(getattr(self, "pattern", DENSE))
+
+    def divides(self, layers: LayerTable) -> BoolColumn:
+        """Rows whose weights, those of both factors, make whole groups."""
+        among = max(self.kept()[1], 1)
+        whole: BoolColumn = (layers.inputs // layers.groups % among == 0) & (layers.rank % among == 0)
+        return whole
+
+    def ratios_set(self) -> dict[str, str]:
+        """What sets the ratio of layers besides `ratio`, in words, and how to do without it."""
+        found = {}
+        if self.kept()[1]:
+            found[f"pattern {self.pattern_name()}"] = "take the pattern unstructured"
+        if self.layer_ratios:
+            found["ratios by layer"] = "leave out layer_ratios"
+        return found
+
+    def refusals(self, layers: LayerTable) -> Iterator[Refusal]:
+        yield from super().refusals(layers)
+        if len(said := self.ratios_set()) > 1:
+            yield Refusal(
+                technique=self.id,
+                rule="prune-two-ratios",
+                observed=" and ".join(said),
+                required="one of them: each sets the ratio of every layer",
+                remedy=", or ".join(dict.fromkeys(said.values())),
+            )
+
+    def strength(self) -> float:
+        return pattern_strength(self.pattern_name(), super().strength())
+
+    def removed(self, layers: LayerTable, where: BoolColumn) -> NDArray[np.float64] | float:
+        kept, among = self.kept()
+        return 1 - kept / among if among else super().removed(layers, where)
+
+
+class Magnitude(PatternPruning):
+    """Set the weights with the smallest absolute value to zero, over the whole model or layer by layer.
+
+    The file stays as large and as slow as before wherever the runtime multiplies zeros like other numbers; the gain is
+    in the compressed download. Masks are kept through later training. Layers that `layer_ratios` names lose what it
+    says, and `scope` is about the others. How many weights lie below a `threshold` is unknown until the weights are
+    read: until then it counts as none. arXiv:1510.00149, section 2.
+    """
+
+    id: ClassVar[str] = "magnitude"
+    paper: ClassVar[str] = "arXiv:1510.00149"
+    method: ClassVar[str] = "scope"
+
+    scope: Annotated[Literal["global", "local"], Choices("global", "local")] = "global"
+    ratio: Annotated[float, Field(gt=0, lt=1), Range(0.2, 0.9, step=0.05)] = 0.5
+    pattern: Pattern = DENSE
+    threshold: Annotated[float, Field(gt=0)] | None = None  # given: |w| below it goes, whatever ratio and scope say
+
+    def touches(self, layers: LayerTable) -> BoolColumn:
+        return super().touches(layers) & self.divides(layers)
+
+    def ratios_set(self) -> dict[str, str]:
+        more = {} if self.threshold is None else {f"threshold {self.threshold:g}": "leave out threshold"}
+        return super().ratios_set() | more
+
+    def strength(self) -> float:
+        return super().strength() if self.threshold is None else 0.0
+
+    def removed(self, layers: LayerTable, where: BoolColumn) -> NDArray[np.float64] | float:
+        return super().removed(layers, where) if self.threshold is None else 0.0
 
 
 class GradualPruning(ScheduledPruning):

@@ -1,62 +1,81 @@
-"""One-shot pruning of language models by what their layers read: no training, a few calibration texts."""
+"""One-shot pruning by what the layers read: no training, a few calibration samples."""
 
-from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from knowledge.formats import stored_as
 from knowledge.layers import BoolColumn, LayerTable
 from knowledge.techniques.base import Choices, Need, Range
-from knowledge.techniques.patterns import Pattern, kept_of, pattern_strength
-from knowledge.techniques.prune import ScheduledPruning
-from knowledge.values import Refusal
+from knowledge.techniques.groups import SCALE_BITS, AccuracyLevel, grouped_width, rounding_loss
+from knowledge.techniques.patterns import DENSE, Pattern
+from knowledge.techniques.prune import PatternPruning
+from knowledge.values import Decision
+
+ROUNDING_STRENGTH = 0.0073  # zoo:stdlib-gpt2: half the weights, the rest in 2 bits, lose what 60 % lose in float
+
+Allocation = Annotated[
+    Literal["uniform", "outliers", "sensitivity"],
+    Choices("uniform", "sensitivity", "outliers"),
+    Field(
+        description="how blocks share the zeros: uniform; outliers: fewer where more weights times inputs are far over "
+        "their mean; sensitivity: by what the model's outputs lose when one block alone is pruned"
+    ),
+]
 
 
-class OneShotPruning(ScheduledPruning):
+class OneShotPruning(PatternPruning):
     """Base of the one-shot techniques: dense layers and experts lose `ratio` of their weights, or all but N of M.
 
-    With a `pattern` N:M the ratio is given by it, and layers whose inputs it does not divide stay whole. Heads, routers
-    and embeddings stay.
+    Of convolutional models also convolutions, each as the matrix that multiplies unfolded inputs; those in groups stay
+    whole. With a `pattern` N:M the ratio is given by it, and layers whose inputs it does not divide stay whole. Heads,
+    routers and embeddings stay. `allocation` gives blocks ratios of their own, `bound` at most from `ratio`, which
+    stays that of all weights together: by outliers as arXiv:2310.05175 does, section 3.2, or by sensitivity, which
+    takes two passes more over some of the data for each block.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
-    architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe"})
+    architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe", "cnn"})
 
     ratio: Annotated[float, Field(gt=0, lt=1), Range(0.2, 0.8, step=0.05)] = 0.5
-    pattern: Annotated[Pattern, Choices("unstructured", "2:4", "4:8")] = "unstructured"
+    pattern: Annotated[Pattern, Choices("unstructured", "2:4", "4:8")] = DENSE
+    allocation: Allocation = "uniform"
+    bound: Annotated[
+        float, Field(gt=0, lt=1, description="how far a block's ratio may be from the common one, with an allocation")
+    ] = 0.08
+
+    @classmethod
+    def space_for(cls, layers: LayerTable) -> dict[str, Range | Choices]:
+        """Outliers tell of language models: convolutions lose more by them than by one ratio (zoo:digits-cnn)."""
+        space = cls.space()
+        if layers.info.family == "cnn":
+            space["allocation"] = Choices("uniform", "sensitivity")
+        return space
+
+    @classmethod
+    def together(cls, params: dict[str, Any]) -> dict[str, Any]:
+        if params.get("pattern", DENSE) != DENSE:
+            return {**params, "allocation": "uniform"}
+        return params
 
     def touches(self, layers: LayerTable) -> BoolColumn:
-        dense = np.isin(layers.kind, ("linear", "experts")) & ~np.isin(layers.role, ("head", "router")) & layers.owned
-        _, among = kept_of(self.pattern)
-        chosen: BoolColumn = dense & (layers.inputs % among == 0) if among else dense
+        dense = np.isin(layers.kind, ("linear", "experts")) & ~np.isin(layers.role, ("head", "router"))
+        chosen: BoolColumn = (dense | self.convolutions(layers)) & layers.owned & self.divides(layers)
+        return chosen
+
+    def convolutions(self, layers: LayerTable) -> BoolColumn:
+        """Rows that are convolutions of one group, where the model is made of convolutions."""
+        chosen: BoolColumn = (layers.kind == "conv") & (layers.groups == 1) & (layers.info.family == "cnn")
         return chosen
 
     def requirement(self) -> str:
-        _, among = kept_of(self.pattern)
+        among = self.kept()[1]
         return f"dense layers whose inputs divide by {among}" if among else "dense layers"
 
-    def refusals(self, layers: LayerTable) -> Iterator[Refusal]:
-        yield from super().refusals(layers)
-        if self.pattern != "unstructured" and self.layer_ratios:
-            yield Refusal(
-                technique=self.id,
-                rule="prune-two-ratios",
-                observed=f"pattern {self.pattern} and ratios by layer",
-                required="one of the two: the pattern fixes the ratio of every layer",
-                remedy="leave out layer_ratios, or take the pattern unstructured",
-            )
-
-    def pattern_name(self) -> str:
-        return self.pattern
-
-    def strength(self) -> float:
-        return pattern_strength(self.pattern, super().strength())
-
-    def removed(self, layers: LayerTable, where: BoolColumn) -> NDArray[np.float64] | float:
-        kept, among = kept_of(self.pattern)
-        return 1 - kept / among if among else super().removed(layers, where)
+    def ratios_set(self) -> dict[str, str]:
+        more = {} if self.allocation == "uniform" else {f"allocation {self.allocation}": "take the allocation uniform"}
+        return super().ratios_set() | more
 
 
 class Wanda(OneShotPruning):
@@ -75,10 +94,37 @@ class SparseGpt(OneShotPruning):
 
     Score: w² / [H⁻¹]ⱼⱼ with H from the calibration inputs, the update from the same inverse (arXiv:2301.00774,
     section 3). `damping` is added to the diagonal of H, as a share of its mean. More work than Wanda, and closer to the
-    original in high ratios and N:M patterns.
+    original in high ratios and N:M patterns. With fewer `bits` than 32 what stays of a dense layer is rounded in the
+    same pass, and the columns that follow make up for both (section 3.5).
     """
 
     id: ClassVar[str] = "sparsegpt"
     paper: ClassVar[str] = "arXiv:2301.00774"
 
     damping: Annotated[float, Field(gt=0)] = 0.01
+    bits: Annotated[
+        Literal[32, 8, 4, 3, 2],
+        Field(description="of a weight that stays in a dense layer; 3 are stored in 4, 32 is float"),
+    ] = 32
+    group_size: Annotated[
+        Literal[16, 32, 64, 128, 256], Field(description="weights of a row that share a scale, with fewer bits than 32")
+    ] = 128
+    accuracy_level: AccuracyLevel = 4
+
+    def strength(self) -> float:
+        rounding = rounding_loss(self.bits, self.group_size) if self.bits < 32 else 0.0
+        return super().strength() + ROUNDING_STRENGTH * rounding
+
+    def rounded(self, layers: LayerTable) -> BoolColumn:
+        """Rows that are stored in groups: dense layers at least a group wide."""
+        wide = grouped_width(layers) >= self.group_size
+        chosen: BoolColumn = self.touches(layers) & (layers.kind == "linear") & wide & (self.bits < 32)
+        return chosen
+
+    def effect(self, layers: LayerTable, decision: Decision | None = None) -> LayerTable:
+        pruned = super().effect(layers, decision)
+        if decision is not None:
+            return stored_as(pruned, decision.formats)
+        stored = 4 if self.bits == 3 else self.bits
+        form = {"bits": stored, "group_size": self.group_size, "scale_bits": SCALE_BITS, "zero_bits": stored}
+        return pruned.change(self.rounded(layers), **form)

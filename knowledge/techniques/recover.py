@@ -1,10 +1,11 @@
 """Recovery: training that wins back what a lossy stage cost."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from knowledge.layers import LayerTable
 from knowledge.techniques.base import Epochs, Family, LearningRate, Level, Need, Technique
-from knowledge.values import Decision
+from knowledge.values import Decision, Refusal
 
 
 class Finetune(Technique):
@@ -23,6 +24,17 @@ class Finetune(Technique):
 
     epochs: Epochs = 3
     learning_rate: LearningRate = 3e-4
+
+    def refusals(self, layers: LayerTable) -> Iterator[Refusal]:
+        yield from super().refusals(layers)
+        if (rounded := layers.path[layers.group_size > 0]).size:
+            yield Refusal(
+                technique=self.id,
+                rule="recover-rounded",
+                observed=f"weights that are rounded, such as {rounded[0]}",
+                required="weights that may move: training would leave the values that the file can store",
+                remedy="train before rounding",
+            )
 
     def effect(self, layers: LayerTable, decision: Decision | None = None) -> LayerTable:
         return layers

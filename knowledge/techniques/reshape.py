@@ -153,7 +153,7 @@ class LayerDrop(Reshaping):
         kept = layers.keep(~np.isin(layers.block, gone))
         renumbered = {old: new for new, old in enumerate(b for b in range(blocks) if b not in gone)}
         paths = [
-            _renumber(path, old, renumbered[old]) if old >= 0 else path
+            renumber(path, old, renumbered[old]) if old >= 0 else path
             for path, old in zip(kept.path.tolist(), kept.block.tolist(), strict=True)
         ]
         block = [renumbered.get(old, -1) for old in kept.block.tolist()]
@@ -161,7 +161,7 @@ class LayerDrop(Reshaping):
         return kept.change(everything, path=paths, block=block).with_info(blocks=blocks - len(gone))
 
 
-def _renumber(path: str, old: int, new: int) -> str:
+def renumber(path: str, old: int, new: int) -> str:
     """`layers.3.fc` with block 3 become block 2 is `layers.2.fc`: the first whole part that is the number."""
     parts = path.split(".")
     parts[parts.index(str(old))] = str(new)

@@ -108,6 +108,12 @@ def test_where_nothing_fits_the_limit_that_would_is_told():
     assert met.chains[0].misses == () or "size" not in {m.limit for m in met.chains[0].misses}
 
 
+def test_every_limit_that_is_missed_is_told_with_the_others():
+    answer = ask(model="zoo:digits-cnn", max_size="2KB", max_latency="0.001ms")
+    assert [c.option.split()[0] for c in answer.changes] == ["--max-size", "--max-latency"]
+    assert all("together with the other limits here" in c.text for c in answer.changes)
+
+
 def test_the_answer_s_json_names_changes_and_costs():
     answer = ask(arch="cnn", max_drop="1pp").to_json()
     assert {"option", "text", "chain", "compression", "speedup"} == set(answer["changes"][0])

@@ -223,7 +223,16 @@ def test_cases_may_name_targets_tables_and_evidence():
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("[", "cannot be read"), ("{}", "is not a list of cases"), ('[{"id": "c"}]', "is not a list of cases")],
+    [
+        ("[", "cannot be read"),
+        ("{}", "is not a list of cases"),
+        ('[{"id": "c"}]', "is not a list of cases"),
+        ('[{"id": "c", "request": 5}]', "is not a list of cases"),
+        ('[{"id": "c", "request": {}, "rules": 5}]', "is not a list of cases"),
+        ('[{"id": "c", "request": {}, "fired": [["r1"]]}]', "is not a list of cases"),
+        ('[{"id": "c", "request": {}, "evidence": "x"}]', "is not a list of cases"),
+        ('[{"id": "c", "request": {}, "table": 5}]', "is not a list of cases"),
+    ],
 )
 def test_cases_that_cannot_be_read(tmp_path, text, problem):
     (tmp_path / "a.json").write_text(text)

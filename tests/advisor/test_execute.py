@@ -162,7 +162,7 @@ def test_a_folder_without_a_plan_is_the_users(pipeline, tmp_path):
 
 
 def test_a_failing_run_of_another_plan_leaves_no_results_of_the_first(pipeline, used, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RunFailed("out of order")
 
     monkeypatch.setattr(execute, "measure", fail)

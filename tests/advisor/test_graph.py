@@ -5,8 +5,9 @@ import itertools
 import networkx as nx
 import pytest
 
+from advisor.exploration import MAX_STAGES, counted, explore
 from advisor.facts import facts_of
-from advisor.graph import EXPORT, MAX_STAGES, START, build_graph, counted, explore
+from advisor.graph import EXPORT, START, build_graph
 from advisor.plans import check_stages
 from advisor.predict import Predictor
 from advisor.profile import profile_source

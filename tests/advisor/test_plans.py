@@ -79,7 +79,7 @@ def test_a_wrong_plan_is_refused_in_one_line(tmp_path, changes, field, words):
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("raw", ["", "[1, 2]", "a: [", "!!python/object/apply:os.system ['true']"])
+@pytest.mark.parametrize("raw", ["", "[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "seed: 2026-99-99"])
 def test_what_is_not_a_plan_is_refused(tmp_path, raw):
     with pytest.raises(InputError):
         load_plan(written(tmp_path, raw))

@@ -306,11 +306,26 @@ def test_truncated_weights(copy, keep):
         b'{"a": 1}',
         b'{"a": {"dtype": "F32"}}',
         b'{"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [100000000000, 100000000000], "data_offsets": [0, 4]}}',
+        b"[" * 100_000,
     ],
 )
 def test_garbage_in_the_header(copy, header):
     (copy / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     assert "header" in line(copy) or "truncated" in line(copy)
+
+
+def test_experts_without_their_up_projections(copy):
+    edit(copy, architectures=["MixtralForCausalLM"], num_local_experts=2, num_experts_per_tok=1)
+    down = "model.layers.2.block_sparse_moe.experts.0.w2.weight"
+    write_safetensors(copy / "model.safetensors", {down: [4, 8]})
+    assert "the up projections are missing" in line(copy)
+
+
+@pytest.mark.parametrize("size", ["big", 22.5, -5, [224], [0, 1]])
+def test_an_image_size_that_is_none(copy, size):
+    given = {"image_size": size, "architectures": ["ViTForImageClassification"], "model_type": "vit"}
+    assert f"config.json says image_size {size}" in line(edit(copy, **given))
 
 
 def test_other_weights(copy):

@@ -208,6 +208,17 @@ def test_measurements_move_the_estimate_from_the_published_figure():
     assert "measured on embedded models" in moved.basis
 
 
+def test_what_only_this_model_measured_counts_against_published_figures_not_beside_them():
+    """A loss that no other model teaches is this model's difference from what is published, not something on top."""
+    (plain,) = built(stage("int8_dynamic", smooth=0.0))
+    for drop in (0.1, 4.0):
+        rows = [row("m4", drop, stage("int8_dynamic", smooth=0.0), arch="transformer", subfamily="encoder")]
+        own = model("transformer", evidence=rows, name="m4").chain((plain,))
+        published = model("transformer").chain((plain,)).mid
+        assert min(drop, published) <= own.mid <= max(drop, published)
+        assert abs(own.mid - drop) < 0.3 * abs(published - drop)
+
+
 def test_this_model_s_own_chains_move_most_and_narrow_the_interval():
     half = built(stage("channels", ratio=0.5))
     rows = family_of_rows({0.3: 4.0, 0.5: 10.0})

@@ -194,7 +194,12 @@ def test_the_model_card_shows_use_and_measurements(tmp_path, run_json):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "run.json is missing"), ("{", "cannot be read"), ("{}", "not written by advisor")],
+    [
+        (None, "run.json is missing"),
+        ("{", "cannot be read"),
+        ("{}", "not written by advisor"),
+        ('{"schema": "advisor.run/1"}', "holds no plan"),
+    ],
 )
 def test_a_folder_that_is_no_run_is_named(tmp_path, content, words):
     if content is not None:

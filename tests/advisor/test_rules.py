@@ -6,7 +6,8 @@ from advisor.facts import facts_of
 from advisor.predict import Predictor
 from advisor.profile import profile_source
 from advisor.request import Request
-from advisor.rules import concerns, dial_values, judge
+from advisor.rules import dial_values, judge
+from advisor.verdicts import concerns
 from knowledge.conditions import VOCABULARY
 from knowledge.load import load_knowledge
 from knowledge.schema import Selector

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typed import advisor
 
-from advisor import graph
+from advisor import exploration
 from advisor.advise import advise, deliberate
 from advisor.predict import Predictor
 from advisor.ranking import Ranking
 from advisor.request import Request
-from advisor.rules import concerns
+from advisor.verdicts import concerns
 from benchmarks.scale import exponent, plot
 from benchmarks.synthetic import add_techniques, write_rules
 from knowledge.load import load_knowledge
@@ -54,10 +54,10 @@ def test_chains_beyond_the_bound_are_left_out_the_best_are_not(many, outlooks, m
     ranking = Ranking(thought.request, thought.predictor, thought.verdicts)
     whole = [r.candidate.ids for r in thought.ranked]
     for most, more in ((400, 100), (200, 50)):
-        monkeypatch.setattr(graph, "MAX_OUTLOOKS", most)
-        monkeypatch.setattr(graph, "MORE_OUTLOOKS", more)
+        monkeypatch.setattr(exploration, "MAX_OUTLOOKS", most)
+        monkeypatch.setattr(exploration, "MORE_OUTLOOKS", more)
         outlooks.clear()
-        found = graph.explore(thought.graph, thought.verdicts, thought.predictor, ranking.score).candidates
+        found = exploration.explore(thought.graph, thought.verdicts, thought.predictor, ranking.score).candidates
         singles = sum(len(planned) for planned in thought.verdicts.settings.values())
         assert len(outlooks) <= most + more + 2 * singles
         smallest = min(found, key=lambda candidate: candidate.outlook.bytes)
@@ -70,8 +70,8 @@ def bound(monkeypatch):
     """Sets how many chains may be estimated: the most promising, and those that compress most."""
 
     def set_to(most, more):
-        monkeypatch.setattr(graph, "MAX_OUTLOOKS", most)
-        monkeypatch.setattr(graph, "MORE_OUTLOOKS", more)
+        monkeypatch.setattr(exploration, "MAX_OUTLOOKS", most)
+        monkeypatch.setattr(exploration, "MORE_OUTLOOKS", more)
 
     return set_to
 
@@ -93,7 +93,7 @@ def test_an_answer_says_whether_all_chains_were_estimated(bound):
 def test_refining_counts_no_chain_twice(bound, monkeypatch):
     bound(10**6, 0)
     refined = deliberate(REQUEST).explored
-    monkeypatch.setattr(graph.Exploration, "refine", lambda self, score: None)
+    monkeypatch.setattr(exploration.Exploration, "refine", lambda self, score: None)
     plain = deliberate(REQUEST).explored
     assert len(refined.candidates) > len(plain.candidates)
     assert refined.estimated == plain.estimated

@@ -50,6 +50,7 @@ def test_a_drop_takes_the_metric_s_unit_unless_it_names_one(text, amount, unit):
         (parse_bytes, "much", "not a number"),
         (parse_bytes, "nan", "not a number"),
         (parse_bytes, "0", "above zero"),
+        (parse_bytes, "1e300GB", "too large"),
         (parse_seconds, "", "not a number"),
         (parse_ratio, "0", "above zero"),
         (lambda f, t: parse_drop(f, t, "pp"), "-1", "below zero"),

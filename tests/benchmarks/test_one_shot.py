@@ -28,7 +28,16 @@ def test_every_setting_gives_a_row(tmp_path, monkeypatch, capsys):
     found = {part: torch.from_numpy(token_windows(part, 16, 0).inputs["input_ids"]).int() for part in parts}
     save_file(found, tmp_path / "data.safetensors")
     data = f"{tmp_path / 'data.safetensors'}:"
-    settings = ["magnitude-60", "wanda-60", "sparsegpt-60", "wanda-2:4", "gptq-2-g64", "gptq-2-channel", "round-2-g64"]
+    settings = [
+        "magnitude-60",
+        "wanda-60",
+        "sparsegpt-60",
+        "wanda-2:4",
+        "gptq-2-g64",
+        "gptq-2-channel",
+        "awq-2-g64",
+        "round-2-g64",
+    ]
     asked = ["--model", str(tmp_path / "model"), "--calibration", f"{data}calibration", "--eval", f"{data}search"]
     monkeypatch.setattr(sys, "argv", ["one_shot", *asked, "--settings", ",".join(settings), "--json"])
     capsys.readouterr()
@@ -38,7 +47,7 @@ def test_every_setting_gives_a_row(tmp_path, monkeypatch, capsys):
     assert all(set(row) == {"setting", "perplexity", "seconds", "peak_memory_bytes"} for row in rows)
     lost = {row["setting"]: row["perplexity"] for row in rows}
     assert lost["dense"] < lost["sparsegpt-60"] < lost["wanda-60"] < lost["magnitude-60"]
-    assert lost["dense"] < lost["gptq-2-g64"] < lost["round-2-g64"]
+    assert lost["dense"] < lost["gptq-2-g64"] < lost["awq-2-g64"] < lost["round-2-g64"]
 
 
 @pytest.mark.parametrize("setting", ["wanda", "wanda-half", "gptq-4", "unknown-50"])
@@ -46,4 +55,4 @@ def test_a_setting_that_is_not_understood_is_named(setting):
     from benchmarks.one_shot import method_of
 
     with pytest.raises(InputError, match=f"settings: {setting}"):
-        method_of(setting)
+        method_of(setting, {})

@@ -103,6 +103,26 @@ def test_conditions_that_cannot_be_understood(tmp_path, when, field, remedy):
             "then: [{prefer: {compression: [10, 4]}}]",
             "then[0].prefer.compression: [10.0, 4.0]: ends below where it begins",
         ),
+        (
+            "then: [{prefer: {technique: channels}}]",
+            "then: [{prefer: {compression: [.nan, 4]}}]",
+            "then[0].prefer.compression: [nan, 4.0]: ends below where it begins",
+        ),
+        (
+            "then: [{prefer: {technique: channels}}]",
+            "then: [{prefer: {chain: [quantize], exclude: [svd]}}]",
+            "then[0].prefer.exclude: ['svd']: a selector of chains has none",
+        ),
+        (
+            "then: [{prefer: {technique: channels}}]",
+            "then: [{require: {technique: finetune, after: {chain: [quantize]}}}]",
+            "then[0].require.after: names chains; name a technique, a family or a need",
+        ),
+        (
+            "then: [{prefer: {technique: channels}}]",
+            "then: [{set: {technique: svd, param: ratio, low: .nan}}]",
+            "then[0].set.low: nan: nothing is left of svd.ratio",
+        ),
         ("source: me", "source: ' '", "source: is empty; say where this comes from"),
     ],
 )

@@ -124,6 +124,7 @@ def test_processes_that_read_at_once_agree(cache):
         (b"a: &x 1\nb: {c: *x, c: 2}", 2, "is given twice"),
         (b"a: &x 1\nb: " + 90 * b"[" + 90 * b"]", 2, "is nested too deeply"),
         (b"a: *x", 1, "undefined alias"),
+        (b"? [a]\n: [1]", 1, "unhashable key"),
         (b"a: !!python/object/apply:os.system ['true']", 1, "could not determine a constructor"),
     ],
 )
@@ -154,6 +155,9 @@ g:
     assert repr(parse(text)[0].value) == repr(yaml.load(text, Loader=yaml.CSafeLoader))
     merged = b"base: &b {x: 1, y: 2}\nmine: {<<: *b, y: 3}\n1: one\n"
     assert parse(merged)[0].value == yaml.load(merged, Loader=yaml.CSafeLoader)
+    inline = b"a: {<<: {x: 1}, y: 2}\n<<: {rules: [1,\n 2]}\n"
+    assert parse(inline)[0].value == {"a": {"x": 1, "y": 2}, "rules": [1, 2]}
+    assert parse(inline)[0].lines["rules"] == [2, 3]
     for path in (Path(module.__file__).parent).glob("*/*.yaml"):
         assert parse(path.read_bytes())[0].value == yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
 

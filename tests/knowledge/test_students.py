@@ -94,6 +94,14 @@ def test_the_same_shape_gives_the_same_table():
         assert same.info == info
 
 
+def test_students_of_a_model_without_feed_forward_layers_meet_the_target():
+    layers = typical("transformer", "causal-lm", params=30_000_000)
+    bare = layers.keep(~np.isin(layers.role, ("ffn_up", "ffn_gate", "ffn_down"))).with_info(ffn_size=0)
+    for compression in (1.5, 3.0):
+        student = resize(bare, solve_student(bare, compression))
+        assert bare.parameters / student.parameters == pytest.approx(compression, rel=0.05)
+
+
 def test_embedding_models_keep_their_vectors_width():
     table = typical("transformer", "embedding")
     shape = solve_student(table, 2)

@@ -4,11 +4,11 @@ from pydantic import ValidationError
 
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.shapes import embedding, linear
-from knowledge.techniques.catalog import CATALOG
+from knowledge.techniques.catalog import CATALOG, build
 from knowledge.techniques.patterns import kept_of, names, pattern_strength
 from knowledge.techniques.prune import GradualPruning, IterativePruning, Magnitude
 from knowledge.techniques.prune_once import SparseGpt, Wanda
-from knowledge.values import Decision
+from knowledge.values import Decision, InputError, Stage
 
 INFO = ModelInfo("m", "transformer", "causal-lm", blocks=11)
 LAYERS = LayerTable.of(
@@ -110,7 +110,84 @@ def test_a_higher_ratio_leaves_fewer_weights_and_never_more_bytes(name):
     assert strengths == sorted(set(strengths))
 
 
-def test_one_shot_pruning_is_for_transformers():
-    cnn = LayerTable.of([linear("fc", 10, 64, 1)], ModelInfo("m", "cnn", "image-classification"))
-    assert [r.rule for r in Wanda().refusals(cnn)] == ["technique-architecture"]
-    assert list(GradualPruning().refusals(cnn)) == []
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt", "magnitude"])
+@pytest.mark.parametrize("pattern", ["1:4", "3:4", "8:16", "31:32"])
+def test_any_pattern_up_to_32_neighbors_can_be_planned_with(name, pattern):
+    technique = build(Stage(technique=name, params={"pattern": pattern}))
+    kept, among = kept_of(pattern)
+    pruned = technique.effect(LAYERS)
+    assert pruned.density[1] == kept / among
+    assert pruned.pattern[1] == pattern
+    assert technique == type(technique).model_validate(technique.model_dump(mode="json"))
+
+
+def test_patterns_without_quotes_are_what_yaml_made_of_them():
+    assert Wanda(pattern=124).pattern == "2:4"  # 2 · 60 + 4
+    assert SparseGpt(pattern=8 * 60 + 16).pattern == "8:16"
+
+
+@pytest.mark.parametrize("pattern", ["4:4", "5:4", "0:4", "16:33", "2-4", "2:4:8", "two", ":", 7, True])
+def test_what_is_no_pattern_is_told_in_one_line(pattern):
+    with pytest.raises(InputError, match=r"stages\.wanda\.pattern: ") as raised:
+        build(Stage(technique="wanda", params={"pattern": pattern}))
+    assert "\n" not in str(raised.value)
+
+
+def test_search_chooses_among_the_usual_patterns_and_no_allocation_with_one():
+    assert set(Wanda.space()["pattern"]) == {"unstructured", "2:4", "4:8"}
+    assert Wanda.together({"pattern": "2:4", "allocation": "outliers"})["allocation"] == "uniform"
+    assert Wanda.together({"pattern": "unstructured", "allocation": "outliers"})["allocation"] == "outliers"
+
+
+@pytest.mark.parametrize(
+    ("cls", "given"),
+    [
+        (Wanda, {"pattern": "1:4", "allocation": "outliers"}),
+        (SparseGpt, {"allocation": "sensitivity", "layer_ratios": {"layers.1": 0.3}}),
+        (Magnitude, {"pattern": "2:4", "threshold": 0.1}),
+        (Magnitude, {"threshold": 0.1, "layer_ratios": {"layers.1": 0.3}}),
+    ],
+)
+def test_two_things_that_set_the_ratios_are_refused(cls, given):
+    assert [r.rule for r in cls.model_validate(given).refusals(LAYERS)] == ["prune-two-ratios"]
+
+
+def test_an_allocation_is_expected_to_keep_the_ratio():
+    assert (
+        Wanda(ratio=0.6, allocation="sensitivity").effect(LAYERS).sparsity == Wanda(ratio=0.6).effect(LAYERS).sparsity
+    )
+
+
+def test_magnitude_takes_ratios_by_layer():
+    technique = Magnitude.model_validate({"ratio": 0.6, "layer_ratios": {"layers.1": 0.3}})
+    assert technique.effect(LAYERS).density[1:4].tolist() == [0.7, 0.4, 0.4]
+
+
+def test_one_shot_pruning_of_convolutions_leaves_groups_and_heads():
+    def conv(path, inputs, groups=1):
+        return {"path": path, "kind": "conv", "outputs": 8, "inputs": inputs, "kernel": 9, "groups": groups}
+
+    rows = [conv("stem", 3), conv("body", 8), conv("depthwise", 8, 8), {**linear("fc", 10, 64, 1), "role": "head"}]
+    cnn = LayerTable.of(rows, ModelInfo("m", "cnn", "image-classification"))
+    assert Wanda(ratio=0.5).effect(cnn).density.tolist() == [0.5, 0.5, 1, 1]
+    assert SparseGpt(pattern="2:4").effect(cnn).density.tolist() == [1, 0.5, 1, 1]
+    assert list(Wanda().refusals(cnn)) == []
+    assert "outliers" not in Wanda.space_for(cnn)["allocation"]
+    recurrent = LayerTable.of([linear("fc", 10, 64, 1)], ModelInfo("m", "rnn", "sequence-classification"))
+    assert [r.rule for r in Wanda().refusals(recurrent)] == ["technique-architecture"]
+
+
+def test_a_factor_narrower_than_a_group_stays_whole():
+    thin = LayerTable.of([{**linear("fc", 32, 64, 1), "rank": 6}], INFO)
+    assert [r.rule for r in Wanda(pattern="2:4").refusals(thin)] == ["technique-no-layer"]
+    assert list(Wanda(pattern="1:2").refusals(thin)) == []
+
+
+def test_what_sparsegpt_rounds_takes_its_bytes_and_loses_more():
+    joint = SparseGpt(ratio=0.5, bits=3, group_size=32)
+    table = joint.effect(LAYERS)
+    assert table.density.tolist() == [1, 0.5, 0.5, 0.5, 1]
+    assert table.bits.tolist() == [32, 4, 4, 32, 32]  # 6 inputs make no group
+    assert table.stored_bytes < LAYERS.stored_bytes
+    strengths = [SparseGpt(ratio=0.5, bits=bits).strength() for bits in (32, 8, 4, 3, 2)]
+    assert strengths == sorted(set(strengths))

@@ -10,7 +10,7 @@ from knowledge.techniques.catalog import CATALOG
 from knowledge.techniques.factorize import Svd
 from knowledge.techniques.groups import Awq, Gptq, Nf4, WeightOnly, rounding_loss
 from knowledge.techniques.mixed import ExpertsInt4, MixedPrecision
-from knowledge.techniques.quantize import Bf16, ComplexInt8, Fp16, Int8Static, Qat
+from knowledge.techniques.quantize import Bf16, ComplexInt8, Fp16, Int8Dynamic, Int8Static, Qat
 from knowledge.values import Decision, LayerFormat
 
 DECODER = ModelInfo("m", "transformer", "causal-lm", subfamily="decoder", blocks=1)
@@ -253,3 +253,24 @@ def test_grouping_a_factored_model_counts_what_is_left():
     factored = Svd(ratio=0.5, min_width=32).effect(LLAMA)
     grouped = WeightOnly(group_size=32).effect(factored)
     assert grouped.stored_bytes < WeightOnly(group_size=32).effect(LLAMA).stored_bytes < LLAMA.stored_bytes
+
+
+# -- layers that stay in float ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [Int8Dynamic, Int8Static])
+def test_a_share_in_float_takes_as_many_weights_as_fit_and_loses_less(cls):
+    owned = (LLAMA.kind == "linear") & LLAMA.owned
+    kept = (cls(float_share=0.2).effect(LLAMA).bits == 32) & owned
+    assert 0.15 < LLAMA.weights[kept].sum() / LLAMA.weights[owned].sum() <= 0.2
+    sizes = [cls(float_share=share).effect(LLAMA).stored_bytes for share in (0.0, 0.1, 0.2)]
+    assert sizes == sorted(set(sizes))
+    strengths = [cls(float_share=share, smooth=smooth).strength() for share, smooth in ((0, 0), (0.1, 0), (0.2, 0.5))]
+    assert strengths[0] == 1.0
+    assert strengths == sorted(set(strengths), reverse=True)
+
+
+def test_the_share_in_float_is_searched_only_where_there_are_layers_that_can_stay():
+    assert "float_share" in Int8Static.space_for(CNN)
+    assert "float_share" in Int8Dynamic.space_for(LLAMA)
+    assert "float_share" not in Int8Dynamic.space_for(CNN.keep(CNN.kind == "conv"))

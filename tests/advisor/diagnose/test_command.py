@@ -7,7 +7,7 @@ import pytest
 from diagnosed import told
 from typed import advisor
 
-from advisor.diagnose import OF_RUNS, OF_STUDIES, diagnose
+from advisor.diagnose import OF_RUNS, OF_STUDIES, commands, diagnose
 from knowledge.values import InputError
 
 
@@ -30,10 +30,15 @@ def test_a_suggested_recommendation_answers(zeros):
     assert advisor(*shlex.split(line)[1:]).exit_code == 0
 
 
-UNVERIFIED = '{"schema": "advisor.run/1", "stages": [], "baseline": {}, "plan": {}, "verification": null}'
+UNVERIFIED = (
+    '{"schema": "advisor.run/1", "stages": [], "baseline": {}, "plan": {}, "warnings": [], "verification": null}'
+)
+NO_VERDICT = UNVERIFIED.replace("null", '{"baseline": {}}')
 
 
-@pytest.mark.parametrize("broken", ["{", "[]", '{"schema": "other"}', '{"schema": "advisor.run/1"}', UNVERIFIED])
+@pytest.mark.parametrize(
+    "broken", ["{", "[]", '{"schema": "other"}', '{"schema": "advisor.run/1"}', UNVERIFIED, NO_VERDICT]
+)
 def test_a_folder_that_cannot_be_read_is_refused(broken, cut, copied):
     folder = copied(cut)
     (folder / "run.json").write_text(broken)
@@ -50,3 +55,11 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     (tmp_path / "study.db").write_text("no database")
     with pytest.raises(InputError, match=r"study\.db"):
         diagnose(tmp_path)
+
+
+def test_what_is_suggested_again_goes_into_a_folder_that_is_free(tmp_path):
+    run = tmp_path / "run"
+    assert commands.free(run) == tmp_path / "run-2"
+    (tmp_path / "run-2-search").mkdir()
+    (tmp_path / "run-3.yaml").write_text("")
+    assert commands.free(run) == tmp_path / "run-4"

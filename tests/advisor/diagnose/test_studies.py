@@ -62,6 +62,13 @@ def test_trials_that_were_stopped_or_failed_are_counted_by_their_trouble(study):
     assert "7.50 or more" in found["stopped-early"].seen
 
 
+def test_stopped_trials_whose_loss_is_not_known_are_counted(study):
+    def stopped(pareto):
+        pareto["trials"] = [pareto["trials"][0] | {"stopped_at": "channels", "quality_drop": None}]
+
+    assert told(study(stopped))[1]["stopped-early"].seen == "1 of 1 trials were stopped (1 after channels)"
+
+
 def test_a_study_is_diagnosed_with_its_winner_and_its_own_options(study, cut):
     def left(pareto):
         pareto["trials"].append({**pareto["trials"][0], "number": 99, "state": "waiting"})

@@ -28,7 +28,17 @@ def test_the_terminal_shows_what_why_and_how(tmp_path):
     assert mended.exit_code == advisor("lint", path).exit_code
 
 
-@pytest.mark.parametrize("args", [["nowhere.yaml"], ["plan.yaml", "--out", "x.yaml"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nowhere.yaml"],
+        ["plan.yaml", "--out", "x.yaml"],
+        ["plan.yaml", "--fix", "--out", "."],
+        ["plan.yaml", "--fix", "--out", "plan.yaml/x.yaml"],
+        ["plan.yaml", "--set", "int8_static.smooth=2026-99-99"],
+        ["x" * 300],
+    ],
+)
 def test_bad_input_is_one_line(args, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written(tmp_path, plan("int8_static"))

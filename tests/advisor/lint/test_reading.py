@@ -63,7 +63,9 @@ def test_a_field_that_says_nothing_is_a_finding(changes, where, words, lint):
     assert all(f.level == "error" for f in found)
 
 
-@pytest.mark.parametrize("raw", ["", "[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "- x: 1"])
+@pytest.mark.parametrize(
+    "raw", ["", "[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "seed: 2026-99-99", "- x: 1"]
+)
 def test_what_is_not_a_plan_is_refused(raw, tmp_path):
     with pytest.raises(InputError):
         lint_plan(written(tmp_path, raw))

@@ -5,6 +5,7 @@ import torch
 
 from backends.oneshot.solve import BLOCK, inverse_factor, propagate
 from backends.oneshot.statistics import Inputs
+from backends.prune.joint import Rounding
 from backends.prune.masks import kept_in_groups, kept_in_rows
 from backends.prune.sparsegpt import sparsegpt
 from backends.prune.wanda import wanda
@@ -133,6 +134,40 @@ def test_sparsegpt_equals_columns_fixed_one_by_one_under_its_mask():
     assert float((found == 0).float().mean()) == pytest.approx(0.5, abs=0.001)
 
 
+@pytest.mark.parametrize("pattern", [(5, 12), (7, 24)])
+def test_a_group_is_chosen_when_all_before_it_are_fixed(pattern):
+    weight, _, read = layer(inputs=240)
+    factor, _ = read.factor(0.01)
+    kept, among = pattern
+    masks = {}
+
+    def decide(j, w, first):
+        if j % among == 0:
+            inverse = torch.linalg.inv(damped[j:, j:]) if j < 240 else None
+            diagonal = torch.linalg.cholesky(inverse, upper=True).diagonal()[:among]
+            masks[j // among] = kept_in_groups((w[:, j : j + among] / diagonal).square(), kept, among)
+        return w[:, j] * masks[j // among][:, j % among]
+
+    hessian = read.hessian.double()
+    damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(240)
+    wanted = one_by_one(weight, read.hessian, 0.01, decide)
+    found = sparsegpt(weight, factor, 0.0, pattern)
+    assert float(((found == 0) != (wanted == 0)).float().mean()) < 0.002  # ties in another order of sums
+    assert bool(((found.unflatten(1, (-1, among)) != 0).sum(-1) == kept).all())
+
+
+@pytest.mark.parametrize("ratio", [0.37, 0.501, 0.6183])
+def test_the_ratio_of_a_matrix_is_exact(ratio):
+    weight, _, read = layer(inputs=300)
+    factor, _ = read.factor(0.01)
+    lost = round(ratio * weight.numel())
+    assert int((sparsegpt(weight, factor, ratio) == 0).sum()) == lost
+    pruned = wanda(weight, read.norms, ratio, exact=True)
+    assert int((pruned == 0).sum()) == lost
+    by_row = (pruned == 0).sum(1)
+    assert int(by_row.max() - by_row.min()) <= 1
+
+
 def test_sparsegpt_takes_the_lowest_scores_of_its_first_block():
     weight, _, read = layer(inputs=96)
     factor, _ = read.factor(0.01)
@@ -160,18 +195,18 @@ def test_losing_less_costs_more_work():
     assert errors == sorted(errors)
 
 
-def test_pruning_and_rounding_jointly_gives_zeros_and_numbers_on_the_grid():
-    weight, _, read = layer()
+@pytest.mark.parametrize("pattern", [(0, 0), (2, 4)])
+def test_pruning_and_rounding_jointly_gives_zeros_and_numbers_on_the_grid(pattern):
+    weight, x, read = layer(inputs=200)
     factor, _ = read.factor(0.01)
-    scale, zero = grid(weight, 4, True)
-
-    def rounded(column, now):
-        return (torch.clamp(torch.round(now / scale) + zero, 0, 15) - zero) * scale
-
-    found = sparsegpt(weight, factor, 0.5, then=rounded)
-    steps = found / scale[:, None]
-    torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
+    then = Rounding(weight, 4, 48)  # the last group has fewer columns
+    found = sparsegpt(weight, factor, 0.5, pattern, then)
+    codes = encode(found, then.scales, then.zeros, 4, 48)
+    torch.testing.assert_close(dequantize(codes, then.scales, then.zeros, 48), found, atol=1e-5, rtol=0)
     assert float((found == 0).float().mean()) >= 0.5 - 1e-3
+    after = sparsegpt(weight, factor, 0.5, pattern)
+    rounded = dequantize(*quantize(after, 4, 48), 48) * (after != 0)
+    assert output_error(weight, found, x) < output_error(weight, rounded, x)
 
 
 def test_masks_keep_what_scores_highest():

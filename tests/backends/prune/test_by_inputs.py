@@ -2,11 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from backends.locate import weight_tensors
+from backends.profile import profile
 from backends.prune.by_inputs import apply
+from backends.prune.magnitude import apply as by_size
+from backends.quantize.grid import dequantize, encode
+from knowledge.techniques.prune import Magnitude
 from knowledge.techniques.prune_once import SparseGpt, Wanda
 from knowledge.values import InputError
 
@@ -106,3 +111,70 @@ def test_an_expert_that_no_token_reached_is_named(small):
     _, decision = apply(Wanda(), model, context)
     unread = [refusal.observed for refusal in decision.skipped if refusal.rule == "calibration-unread"]
     assert any("layers.0.mlp.experts" in text and "2 of 4 matrices" in text for text in unread)
+
+
+@pytest.mark.parametrize("technique", [Wanda(), SparseGpt(), Wanda(pattern="1:4"), SparseGpt(pattern="3:4")])
+def test_convolutions_lose_their_share_and_those_in_groups_are_named(technique, small):
+    model = small.cnn()
+    _, decision = apply(technique, model, small.context(model))
+    kept = {"unstructured": 0.5, "1:4": 0.25, "3:4": 0.75}[technique.pattern]
+    stem = {"stem.0"} if technique.pattern == "unstructured" else set()  # one channel makes no group
+    assert set(decision.density) == {"residual.conv1", "residual.conv2", "pointwise"} | stem
+    assert decision.pattern == technique.pattern
+    for path, share in decision.density.items():
+        weight = model.module.get_submodule(path).weight
+        assert share == pytest.approx(kept, abs=0.06), path  # four of the stem's nine
+        if technique.pattern != "unstructured":
+            groups = (weight.unflatten(1, (-1, 4)) != 0).sum(2)
+            assert bool((groups <= technique.kept()[0]).all()), path
+    skipped = [refusal for refusal in decision.skipped if refusal.rule == "prune-convolution-whole"]
+    assert [r.observed.split(":")[0] for r in skipped] == ["depthwise"]
+    assert "16 groups" in skipped[0].observed
+
+
+def test_a_convolution_along_other_axes_is_named_and_stays_whole(small):
+    model = small.cnn()
+    other = torch.nn.ConvTranspose2d(32, 32, 1)
+    model.module.pool = torch.nn.Sequential(other, model.module.pool)
+    before = other.weight.clone()
+    _, decision = apply(Wanda(), model, small.context(model))
+    assert torch.equal(other.weight, before)
+    assert any(r.observed.startswith("pool.0: a transposed convolution") for r in decision.skipped)
+
+
+def test_sparsegpt_disturbs_a_convolution_less_than_cutting_the_smallest(small):
+    model, given = small.cnn(), small.split(small.cnn())
+    wanted = small.outputs(model, given)
+    errors = {}
+    for technique, prune in ((SparseGpt(), apply), (Wanda(), apply), (Magnitude(scope="local"), by_size)):
+        changed, _ = prune(technique, small.cnn(), small.context(model))
+        errors[technique.id] = float((small.outputs(changed, given) - wanted).square().mean())
+    assert errors["sparsegpt"] < errors["wanda"]
+    assert errors["sparsegpt"] < errors["magnitude"]
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_what_is_pruned_and_rounded_in_one_pass_lies_on_grids(pattern, small):
+    model = small.transformer("llama", blocks=2)
+    context = small.context(model)
+    technique = SparseGpt(pattern=pattern, bits=4, group_size=16, accuracy_level=0)
+    after, decision = apply(technique, model, context)
+    layers = technique.effect(context.layers, decision)
+    assert set(decision.formats) == set(decision.density)
+    assert set(layers.bits[np.isin(layers.path, list(decision.formats))]) == {4}
+    assert all(share <= 0.5 + 1e-3 for share in decision.density.values())
+    assert profile(after, context.workload).stored_bytes == layers.stored_bytes
+    assert technique.effect(context.layers).stored_bytes == layers.stored_bytes
+    for name, grid in after.grids.items():
+        matrix = after.module.get_parameter(name)
+        codes = encode(matrix, grid.scales, grid.zeros, grid.bits, grid.group_size)
+        torch.testing.assert_close(dequantize(codes, grid.scales, grid.zeros, grid.group_size), matrix)
+
+
+def test_convolutions_and_narrow_layers_stay_in_float_where_others_are_rounded(small):
+    model = small.cnn()
+    _, decision = apply(SparseGpt(bits=4, group_size=16), model, small.context(model))
+    assert not decision.formats
+    model = small.transformer("llama", blocks=2)
+    _, decision = apply(SparseGpt(bits=4, group_size=64), model, small.context(model))
+    assert {path.rpartition(".")[2] for path in decision.formats} == {"down_proj"}

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from backends.locate import weight_tensors
+from backends.oneshot.matrices import matrices
 from backends.prune.magnitude import apply, kept_globally, kept_locally, smallest, zero_masks
 from backends.training import train
 from knowledge.techniques.prune import Magnitude
@@ -88,3 +90,41 @@ def test_zeros_survive_training(small):
 
 def test_a_model_that_was_never_pruned_trains_without_masks(small):
     assert zero_masks(small.cnn()) == {}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral"])
+def test_patterns_lie_along_the_inputs_of_dense_layers_and_experts(kind, small):
+    model = small.transformer(kind, blocks=2)
+    _, decision = apply(Magnitude(pattern="3:8"), model, small.context(model))
+    assert decision.pattern == "3:8"
+    assert decision.density
+    assert set(decision.density.values()) == {3 / 8}
+    for path in decision.density:
+        for matrix in matrices(model.module, path):
+            assert bool(((matrix.read().unflatten(1, (-1, 8)) != 0).sum(-1) == 3).all()), matrix.name
+
+
+def test_patterns_lie_along_channels_of_convolutions_and_leave_what_they_do_not_divide(small):
+    model = small.cnn()
+    other = torch.nn.ConvTranspose2d(32, 6, 1)
+    model.module.pool = torch.nn.Sequential(other, torch.nn.Conv2d(6, 32, 1), model.module.pool)
+    _, decision = apply(Magnitude(pattern="1:4"), model, small.context(model))
+    assert {"residual.conv1", "residual.conv2", "pointwise", "pool.0", "fc"} == set(decision.density)
+    assert bool(((other.weight.unflatten(0, (-1, 4)) != 0).sum(1) == 1).all())
+    weight = model.module.residual.conv1.weight
+    assert bool(((weight.unflatten(1, (-1, 4)) != 0).sum(2) == 1).all())
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_layers_lose_their_own_ratios_and_the_others_by_scope(scope, small):
+    model = small.transformer("llama", blocks=2)
+    technique = Magnitude(ratio=0.5, scope=scope, layer_ratios={"layers.0": 0.25})
+    context = small.context(model)
+    _, decision = apply(technique, model, context)
+    own = [share for path, share in decision.density.items() if "layers.0." in path]
+    rest = [share for path, share in decision.density.items() if "layers.0." not in path]
+    assert own == pytest.approx([0.75] * len(own), abs=0.001)
+    assert (max(rest) - min(rest) < 0.001) == (scope == "local")
+    after = technique.effect(context.layers, decision)
+    others = np.isin(after.path, list(decision.density)) & ~np.array(["layers.0." in path for path in after.path])
+    assert np.average(after.density[others], weights=after.weights[others]) == pytest.approx(0.5, abs=0.001)

@@ -1,0 +1,83 @@
+"""GPTQ and AWQ on a model: calibration data pass block by block, and dense layers are rounded on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import nn
+
+from backends.context import Context
+from backends.locate import located
+from backends.models import LoadedModel
+from backends.oneshot.cautions import cautions
+from backends.oneshot.engine import Done
+from backends.oneshot.matrices import Matrix, matrices
+from backends.oneshot.methods import Method, awq_method, gptq_method
+from backends.oneshot.readers import readers_together
+from backends.oneshot.run import compress_model
+from backends.quantize.grid import dequantize, quantize
+from backends.quantize.left_alone import left_alone
+from backends.quantize.stored import Grid
+from backends.structure import changed
+from knowledge.layers import LayerTable
+from knowledge.techniques.groups import Awq, Gptq
+from knowledge.values import Decision, LayerFormat
+
+Rounding = Gptq | Awq
+
+
+def apply(technique: Rounding, model: LoadedModel, context: Context) -> tuple[LoadedModel, Decision]:
+    """Round dense layers by what they read, embeddings and head to nearest, in place.
+
+    Weights stay floats, on the grids that the model carries from now on: its export stores them in groups. Raises
+    InputError where the calibration data are too few, or an activation is not finite, naming the layer.
+    """
+    layers = context.layers
+    paths = layers.path[technique.body(layers)].tolist()
+    done = compress_model(model, context, paths, _method(technique, model.module, paths))
+    names = {id(parameter): name for name, parameter in model.module.named_parameters()}
+    grids: dict[str, Grid] = {}
+    formats: dict[str, LayerFormat] = {}
+    for path, name, grid in (*_body(technique, done, names), *_ends(technique, layers, model.module, names)):
+        grids[name], formats[path] = grid, grid.format
+    tied = (layers.tied_to != "").nonzero()[0]
+    formats |= {str(layers.path[row]): formats[o] for row in tied if (o := str(layers.tied_to[row])) in formats}
+    skipped = (*left_alone(technique, layers, formats, {}), *cautions(technique, done))
+    decision = Decision(technique=technique.id, formats=dict(sorted(formats.items())), skipped=skipped)
+    return dataclasses.replace(changed(model, decision), grids={**model.grids, **grids}), decision
+
+
+def _method(technique: Rounding, module: nn.Module, paths: Sequence[str]) -> Method:
+    form = technique.bits, technique.group_size, technique.symmetric
+    if isinstance(technique, Gptq):
+        return gptq_method(*form, technique.damping, technique.reorder)
+    readers = readers_together(matrix for path in paths for matrix in matrices(module, path))
+    return awq_method(*form, technique.grid, technique.clip, readers)
+
+
+def _body(technique: Rounding, done: Sequence[Done], names: Mapping[int, str]) -> Iterator[tuple[str, str, Grid]]:
+    """Path, name of the parameter and grid of every matrix that the engine rounded."""
+    for one in done:
+        found = one.outcome
+        assert found.scales is not None
+        zeros = None if technique.symmetric else found.zeros
+        form = technique.bits, technique.group_size, technique.accuracy_level
+        grid = Grid(*form, found.scales, zeros, found.factors)
+        yield one.matrix.path, names[id(one.matrix.place.weight)], grid
+
+
+def _ends(
+    technique: Rounding, layers: LayerTable, module: nn.Module, names: Mapping[int, str]
+) -> Iterator[tuple[str, str, Grid]]:
+    """The same of embeddings and head, rounded to nearest here."""
+    groups = technique.end_groups(layers)
+    bits = technique.embedding_bits
+    for row in ((groups > 0) & layers.owned).nonzero()[0]:
+        path, size = str(layers.path[row]), int(groups[row])
+        place = located(module, path)
+        matrix = Matrix(path, place)
+        codes, scales, zeros = quantize(matrix.read(), bits, size, technique.symmetric)
+        matrix.write(dequantize(codes, scales, zeros, size))
+        grid = Grid(bits, size, technique.accuracy_level, scales, None if technique.symmetric else zeros)
+        yield path, names[id(place.weight)], grid

@@ -1,0 +1,85 @@
+"""GPTQ and AWQ on the zoo's trained language models: what torch shows is what the file holds."""
+
+import numpy as np
+import pytest
+import torch
+
+from backends.models import predictor
+from backends.onnx.session import open_session, session_predictor
+from backends.runner import Pipeline
+from backends.store import Store
+from backends.structure import load_checkpoint
+from knowledge.techniques.catalog import build
+from knowledge.values import InputError, Stage, Workload
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("store"))
+    return Pipeline.open("zoo:stdlib-lm", workload=Workload(seq_len=64), seed=0, store=store)
+
+
+def run(pipeline, *stages):
+    return list(pipeline.run([build(Stage(technique=name, params=params)) for name, params in stages]))
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("gptq", {"bits": 3, "symmetric": True, "reorder": True, "embedding_bits": 4}),
+        ("awq", {"bits": 2, "group_size": 32, "embedding_bits": 4}),
+        ("sparsegpt", {"bits": 4, "group_size": 64}),
+    ],
+)
+def test_the_file_gives_the_logits_of_the_rounded_model(pipeline, name, params):
+    stage, exported = run(pipeline, (name, {**params, "accuracy_level": 0}))
+    rounded = load_checkpoint(pipeline.folder(stage))
+    batch = next(iter(pipeline.source.data.search.head(8).batches(8)))
+    wanted = predictor(rounded)(batch)
+    found = session_predictor(open_session(pipeline.file(exported), 1))(batch)
+    assert float(np.abs(found - wanted).max()) <= 1e-4 * float(np.abs(wanted).max())
+    assert exported.quality.value == pytest.approx(stage.quality.value, rel=1e-5)
+
+
+def test_four_bits_by_gptq_keep_perplexity_within_a_percent_in_a_third_of_the_bytes(pipeline):
+    stage, exported = run(pipeline, ("gptq", {"group_size": 32}))
+    nearest = run(pipeline, ("weight_only", {"group_size": 32}))[-1]
+    original = pipeline.baseline
+    assert exported.quality.value <= 1.01 * original.quality.value
+    assert exported.quality.value < nearest.quality.value
+    assert exported.file_bytes <= 0.35 * original.file_bytes
+    assert stage.decision.skipped == ()
+
+
+def test_what_is_pruned_stays_zero_when_it_is_rounded(pipeline):
+    pruned, rounded, _ = run(pipeline, ("wanda", {"ratio": 0.5}), ("gptq", {"group_size": 32}))
+    before, after = (load_checkpoint(pipeline.folder(record)).module.state_dict() for record in (pruned, rounded))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not bool(after[name][before[name] == 0].any())
+    assert float((before[name] == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_training_behind_rounding_is_refused(pipeline):
+    with pytest.raises(InputError, match=r"^stages: finetune: does not apply: weights that are rounded.*train before"):
+        run(pipeline, ("gptq", {"group_size": 32}), ("finetune", {"epochs": 1}))
+
+
+def test_a_checkpoint_without_its_grids_is_named(pipeline, tmp_path):
+    stage, _ = run(pipeline, ("gptq", {"group_size": 32}))
+    for file in pipeline.folder(stage).iterdir():
+        if file.name != "grids.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match=r"grids\.safetensors: no such file; run the plan again"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "grids.safetensors").write_bytes(b"\0" * 40)
+    with pytest.raises(InputError, match=r"grids\.safetensors: unreadable: .*; delete it and run the plan again"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_model_in_memory_is_as_the_one_read_back(pipeline):
+    stage, _ = run(pipeline, ("gptq", {"group_size": 32}))
+    grids = load_checkpoint(pipeline.folder(stage)).grids
+    up = grids["model.layers.0.mlp.up_proj.weight"]
+    assert (up.bits, up.group_size) == (4, 32)
+    assert up.scales.dtype == torch.float32
+    assert set(up.zeros.flatten().tolist()) <= set(range(16))
