@@ -41,7 +41,13 @@ Device = Literal["cpu", "gpu"]
 Feature = Literal["fp16", "bf16", "int8_dot", "2:4", "unstructured"]
 # of compressed files, besides those that every runtime has
 Operator = Literal[
-    "QLinearConv", "MatMulInteger", "DynamicQuantizeLSTM", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"
+    "QLinearConv",
+    "MatMulInteger",
+    "DynamicQuantizeLSTM",
+    "MatMulNBits",
+    "MatMulBnb4",
+    "GatherBlockQuantized",
+    "QMoE",
 ]
 
 FAMILIES: tuple[str, ...] = get_args(Family)
