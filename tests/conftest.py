@@ -24,6 +24,14 @@ def fresh_configuration(own_configuration, monkeypatch):
     monkeypatch.setenv("ADVISOR_CONFIG", f"{os.environ['ADVISOR_CONFIG']}/{next(NUMBERS)}")
 
 
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory):
+    """Results that tests of different modules share: an embedded language model is exported once."""
+    from backends.store import Store
+
+    return Store(tmp_path_factory.mktemp("stages"))
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty folder to work in."""

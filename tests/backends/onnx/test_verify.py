@@ -145,7 +145,7 @@ def test_a_verification_holds_every_figure_of_the_design(quantized):
     assert dumped["schema"] == "advisor.verification/1"
     assert set(dumped) == {
         "schema", "workload", "baseline", "compressed", "compression", "speedup", "efficiency",
-        "parity", "environment", "verdict", "explanations", "decoding", "packed",
+        "parity", "environment", "verdict", "protocol", "explanations", "decoding", "packed", "lm_eval",
     }  # fmt: skip
     assert {"size_bytes", "latency_ms", "peak_memory_bytes", "quality", "download_bytes"} == set(dumped["baseline"])
     assert Verification.model_validate(dumped) == result

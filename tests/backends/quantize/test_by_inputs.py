@@ -7,16 +7,14 @@ import torch
 from backends.models import predictor
 from backends.onnx.session import open_session, session_predictor
 from backends.runner import Pipeline
-from backends.store import Store
 from backends.structure import load_checkpoint
 from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Stage, Workload
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("store"))
-    return Pipeline.open("zoo:stdlib-lm", workload=Workload(seq_len=64), seed=0, store=store)
+def pipeline(stages):
+    return Pipeline.open("zoo:stdlib-lm", workload=Workload(seq_len=64), seed=0, store=stages)
 
 
 def run(pipeline, *stages):
