@@ -11,9 +11,9 @@ from backends.context import Context
 from backends.locate import located
 from backends.models import LoadedModel
 from backends.oneshot.cautions import cautions
+from backends.oneshot.chosen import method_for
 from backends.oneshot.engine import Done
 from backends.oneshot.matrices import Matrix, matrices
-from backends.oneshot.methods import Method, awq_method, gptq_method
 from backends.oneshot.readers import readers_together
 from backends.oneshot.run import compress_model
 from backends.quantize.grid import dequantize, quantize
@@ -35,7 +35,8 @@ def apply(technique: Rounding, model: LoadedModel, context: Context) -> tuple[Lo
     """
     layers = context.layers
     paths = layers.path[technique.body(layers)].tolist()
-    done = compress_model(model, context, paths, _method(technique, model.module, paths))
+    readers = readers_together(matrix for path in paths for matrix in matrices(model.module, path))
+    done = compress_model(model, context, paths, method_for(technique, readers))
     names = {id(parameter): name for name, parameter in model.module.named_parameters()}
     grids: dict[str, Grid] = {}
     formats: dict[str, LayerFormat] = {}
@@ -46,14 +47,6 @@ def apply(technique: Rounding, model: LoadedModel, context: Context) -> tuple[Lo
     skipped = (*left_alone(technique, layers, formats, {}), *cautions(technique, done))
     decision = Decision(technique=technique.id, formats=dict(sorted(formats.items())), skipped=skipped)
     return dataclasses.replace(changed(model, decision), grids={**model.grids, **grids}), decision
-
-
-def _method(technique: Rounding, module: nn.Module, paths: Sequence[str]) -> Method:
-    form = technique.bits, technique.group_size, technique.symmetric
-    if isinstance(technique, Gptq):
-        return gptq_method(*form, technique.damping, technique.reorder)
-    readers = readers_together(matrix for path in paths for matrix in matrices(module, path))
-    return awq_method(*form, technique.grid, technique.clip, readers)
 
 
 def _body(technique: Rounding, done: Sequence[Done], names: Mapping[int, str]) -> Iterator[tuple[str, str, Grid]]:

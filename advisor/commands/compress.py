@@ -1,0 +1,41 @@
+"""`advisor compress`: parse, call one function, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from advisor.show import console, options
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.option("--technique", required=True, metavar="ID", help="wanda, sparsegpt, gptq or awq.")
+@click.option("--set", "settings", multiple=True, metavar="PARAM=X", help="A parameter of it; may repeat.")
+@click.option(
+    "--calibration", required=True, metavar="FILE", help="FILE.safetensors:KEY, an .npz with input_ids, or a text."
+)
+@click.option("--seq-len", type=click.IntRange(2), default=128, help="Window of a text, in tokens. [128]")
+@click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write, or to go on in.")
+@options.as_json
+def compress(
+    model: Path, technique: str, settings: tuple[str, ...], calibration: str, seq_len: int, out: Path, as_json: bool
+) -> None:
+    """Compress the language model in folder MODEL, one block in memory at a time.
+
+    For models that do not fit into memory: weights are read from their safetensors files and written to others, block
+    by block, and a run that was cut off goes on at the block. The result is a model folder again, which `advisor run`
+    can take further; no ONNX file is made here.
+
+    \b
+    Example:
+      advisor compress llama-7b --technique sparsegpt --set pattern="'2:4'" --calibration text.txt --out llama-2-4
+    """
+    from advisor.compress import compress as compress_model
+    from advisor.show.compressed import show_compressed
+
+    result = compress_model(model, technique, settings, calibration, out, seq_len, console.progress)
+    console.answer(as_json, result, lambda: show_compressed(result))
