@@ -32,9 +32,10 @@ COUNTS = {  # what cannot be less than one
 
 
 def check_counts(config: Mapping[str, Any], source: object) -> None:
-    """Raise InputError for a size below one, which the library would take without a word."""
+    """Raise InputError for a size below one, which the library would take without a word, and for one in letters."""
     for name, value in config.items():
-        if name in COUNTS and isinstance(value, int) and not isinstance(value, bool) and value < 1:
+        counted = isinstance(value, int) and not isinstance(value, bool)
+        if name in COUNTS and (isinstance(value, str) or (counted and value < 1)):
             raise InputError("model", source, f"config.json says {name} {value}", OF_THESE_WEIGHTS)
 
 

@@ -85,7 +85,7 @@ class Limits(StrEnum):
 class Drop(Value):
     """Allowed loss: points of accuracy (`pp`) or relative percent (`%`)."""
 
-    amount: Annotated[float, Field(ge=0)]
+    amount: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     unit: Literal["pp", "%"]
 
     def __str__(self) -> str:

@@ -171,6 +171,11 @@ def test_positions_that_start_behind_the_padding_token(folder):
 # -- a configuration and weights that disagree -------------------------------------------------------------------------
 
 
+def test_a_size_in_letters_is_named(model):
+    edited(model, vocab_size="many")
+    refused(advisor("inspect", "model"), 2, "config.json says vocab_size many", "give the configuration")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

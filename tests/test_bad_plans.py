@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         ({"model": "package.module:factory"}, ["model: package.module:factory", "--allow-code"]),
         ({"metric": "package.module:score"}, ["metric: package.module:score", "--allow-code"]),
         ({"budget": {"max_drop": {"amount": -1, "unit": "pp"}}}, ["budget.max_drop.amount: -1", "0"]),
+        ({"budget": {"max_drop": {"amount": float("inf"), "unit": "pp"}}}, ["budget.max_drop.amount: inf", "finite"]),
         ({"workload": {"batch": 0}}, ["workload.batch: 0"]),
     ],
 )
