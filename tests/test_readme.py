@@ -59,6 +59,8 @@ def execute(words, folder):
     """Standard output of a command that must end well."""
     python = {"python": [sys.executable], "advisor": [sys.executable, str(ROOT / "cli.py")]}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    if words[1] == "recommend":  # which plans the commands before it measured depends on times, and moves estimates
+        environment["ADVISOR_CONFIG"] = str(folder / "as-installed")
     ended = subprocess.run(
         python[words[0]] + words[1:], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
