@@ -18,11 +18,19 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--calibration", required=True, metavar="FILE", help="FILE.safetensors:KEY, an .npz with input_ids, or a text."
 )
-@click.option("--seq-len", type=click.IntRange(2), default=128, help="Window of a text, in tokens. [128]")
+@click.option(
+    "--seq-len", type=click.IntRange(2), help="Window of a text, in tokens. [128, or as many as the model reads]"
+)
 @click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write, or to go on in.")
 @options.as_json
 def compress(
-    model: Path, technique: str, settings: tuple[str, ...], calibration: str, seq_len: int, out: Path, as_json: bool
+    model: Path,
+    technique: str,
+    settings: tuple[str, ...],
+    calibration: str,
+    seq_len: int | None,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Compress the language model in folder MODEL, one block in memory at a time.
 

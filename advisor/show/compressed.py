@@ -18,6 +18,7 @@ def show_compressed(result: Json) -> None:
         [
             ("with", params),
             ("blocks", f"{result['blocks']}{resumed}; {result['layers']} layers"),
+            ("zeros", f"{result['zeros']:.1%} of the weights of these layers"),
             ("calibration", f"{result['calibration_tokens']:,} tokens"),
             ("took", f"{significant(result['seconds'])} s, {bytes_text(result['peak_memory_bytes'])} at its peak"),
         ],

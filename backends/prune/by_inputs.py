@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,9 +10,9 @@ from backends.context import Context
 from backends.locate import weight_tensors
 from backends.models import LoadedModel
 from backends.oneshot.cautions import cautions
+from backends.oneshot.chosen import method_for
 from backends.oneshot.engine import Done
 from backends.oneshot.matrices import matrices
-from backends.oneshot.methods import Method, sparsegpt_method, wanda_method
 from backends.oneshot.run import compress_model
 from backends.prune.magnitude import density
 from backends.prune.parts import allocated
@@ -34,7 +34,7 @@ def apply(technique: OneShotPruning, model: LoadedModel, context: Context) -> tu
     touched = technique.touches(context.layers)
     odd = [path for path in context.layers.path[touched].tolist() if not _is_matrix(model, path)]
     paths = [path for path in context.layers.path[touched].tolist() if path not in odd]
-    make = partial(_method, technique, _forms(technique, context.layers))
+    make = partial(method_for, technique, {}, forms=_forms(technique, context.layers))
     if technique.allocation == "uniform":
         ratios = dict(zip(paths, by_layer(technique.layer_ratios, paths, technique.ratio).tolist(), strict=True))
     else:
@@ -88,9 +88,3 @@ def _left_whole(technique: OneShotPruning, layers: LayerTable, odd: Sequence[str
             required="a convolution of one group along one or two axes",
             remedy="use magnitude, which prunes any convolution",
         )
-
-
-def _method(technique: OneShotPruning, forms: Mapping[str, tuple[int, int]], ratio: Callable[[str], float]) -> Method:
-    if isinstance(technique, SparseGpt):
-        return sparsegpt_method(ratio, technique.kept(), technique.damping, forms)
-    return wanda_method(ratio, technique.kept(), exact=technique.allocation != "uniform")
