@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def store_grids(path: Path, grids: Grids, layers: LayerTable) -> tuple[LayerTabl
     """
     model = graphs.load(path)
     there = {matrix.name: matrix for matrix in matrices(model.graph)}
-    obstacles = {name: there[name].obstacle for name in grids if name in there and there[name].obstacle}
+    obstacles = {name: why for name in grids if (why := _obstacle(name, there, layers))}
     chosen = [(there[name], grid) for name, grid in grids.items() if name in there and name not in obstacles]
     _divide_inputs(chosen)
     for matrix, grid in chosen:
@@ -37,9 +37,20 @@ def store_grids(path: Path, grids: Grids, layers: LayerTable) -> tuple[LayerTabl
     graphs.drop_unused_constants(model.graph)
     strip_model(model)
     graphs.save(model, path)
-    float_paths = [p for p in layers.path if any(name.startswith(f"{p}.") for name in obstacles)]
+    float_paths = [path for path in layers.path if any(_holds(path, name) for name in obstacles)]
     stored = stored_as(layers, dict.fromkeys(float_paths, LayerFormat(bits=32)))
     return stored, tuple(_in_float(name, why) for name, why in obstacles.items())
+
+
+def _obstacle(name: str, there: Mapping[str, Matrix], layers: LayerTable) -> str:
+    """Why a weight cannot be stored in groups; empty where it can, and where the file has no such layer at all."""
+    if name in there:
+        return there[name].obstacle
+    return "is in the file in another form" if any(_holds(path, name) for path in layers.path) else ""
+
+
+def _holds(path: str, parameter: str) -> bool:
+    return parameter.startswith(f"{path}.")
 
 
 def _blocks(matrix: Matrix, grid: Grid) -> Blocks:

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from backends.models import predictor
+from backends.onnx import graph as graphs
+from backends.onnx.on_grids import store_grids
 from backends.onnx.session import open_session, session_predictor
 from backends.runner import Pipeline
 from backends.structure import load_checkpoint
@@ -81,3 +83,21 @@ def test_a_model_in_memory_is_as_the_one_read_back(pipeline):
     assert (up.bits, up.group_size) == (4, 32)
     assert up.scales.dtype == torch.float32
     assert set(up.zeros.flatten().tolist()) <= set(range(16))
+
+
+def test_a_weight_that_the_file_holds_in_another_form_is_named_and_counted_in_float(pipeline, tmp_path):
+    stage, _ = run(pipeline, ("gptq", {"group_size": 32}))
+    model = load_checkpoint(pipeline.folder(stage))
+    path, name = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.up_proj.weight"
+    graph = graphs.load(pipeline.file(pipeline.baseline))
+    for value in list(graph.graph.initializers.values()):
+        if graphs.name_of(value) == name:
+            graph.graph.initializers.pop(name)
+            value.name = "folded"
+            graph.graph.initializers["folded"] = value
+    graphs.save(graph, tmp_path / "model.onnx")
+    grids = {one: model.grids[one] for one in (name, "model.layers.0.mlp.gate_proj.weight")}
+    layers, warnings = store_grids(tmp_path / "model.onnx", grids, stage.layers)
+    assert [w.observed for w in warnings] == [f"{name} is in the file in another form: it stays in float, rounded"]
+    assert layers.bits[layers.path == path].tolist() == [32]
+    assert layers.bits[layers.path == "model.layers.0.mlp.gate_proj"].tolist() == [4]
