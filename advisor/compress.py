@@ -166,7 +166,7 @@ def written(folder: Path, layers: Sequence[Layer]) -> tuple[dict[str, int], floa
     from backends.oneshot.matrices import matrices
     from backends.oneshot.parts import Parts
 
-    parts = Parts(folder, torch.device("cpu"))
+    parts = Parts(folder, [torch.device("cpu")])
     inputs: dict[str, int] = {}
     zeros = total = 0
     for number in range(len(parts.blocks)):

@@ -5,7 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
@@ -36,6 +41,15 @@ def total_memory() -> int:
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)]
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
+
+
+def memory_of(devices: Iterable[torch.device]) -> int:
+    """Bytes of the machine's memory, or of the smallest GPU among these devices where that is less."""
+    from torch import cuda
+
+    return min(
+        [total_memory(), *(cuda.get_device_properties(one).total_memory for one in devices if one.type == "cuda")]
+    )
 
 
 def return_large_arrays() -> None:

@@ -174,10 +174,25 @@ def predictor(model: LoadedModel) -> Predict:
 
 def default_device() -> torch.device:
     """CUDA when there is one, else the CPU; the environment's ADVISOR_DEVICE overrides."""
+    return default_devices()[0]
+
+
+def default_devices() -> list[torch.device]:
+    """Every CUDA device there is, else the CPU; those of ADVISOR_DEVICE, such as `cuda:1` or `cuda:0,cuda:1`.
+
+    Raises InputError where the environment names a device that this machine has not.
+    """
     wanted = os.environ.get("ADVISOR_DEVICE", "")
-    if wanted:
-        return torch.device(wanted)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not wanted:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())] or [torch.device("cpu")]
+    try:
+        found = [torch.device(one.strip()) for one in wanted.split(",")]
+        for device in found:
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError("ADVISOR_DEVICE", wanted, problem, "name devices such as cpu or cuda:0,cuda:1") from None
+    return found
 
 
 def load(source: str, *, task: str | None = None, arch: str | None = None, allow_code: bool = False) -> LoadedModel:

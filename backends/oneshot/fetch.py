@@ -1,4 +1,7 @@
-"""Weights on their way to where they are used: on CUDA those of the next part travel while this one computes."""
+"""Weights on their way to where they are used: on CUDA those of the next part travel while this one computes.
+
+Several devices take the parts in turn, so that each holds one part at most.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,28 @@ from torch import Tensor
 from backends.oneshot.shards import Shards
 
 
-def fetched(shards: Shards, parts: Sequence[Sequence[str]], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each part in turn, in their files' numbers; whoever takes them may empty the mapping.
+def fetched(
+    shards: Shards, parts: Sequence[Sequence[str]], devices: Sequence[torch.device]
+) -> Iterator[dict[str, Tensor]]:
+    """Each part's tensors in turn on its device, in their files' numbers; whoever takes them may empty the mapping.
 
     On the CPU only the next part's pages are asked for ahead: a second part in memory would raise the peak.
     """
-    if device.type == "cuda":
-        yield from _to_gpu(shards, parts, device)
+    if any(device.type == "cuda" for device in devices):
+        yield from _to_gpus(shards, parts, devices)
         return
     for number, names in enumerate(parts):
         shards.will_need(parts[number + 1] if number + 1 < len(parts) else ())
         yield {name: shards.read(name) for name in names}
 
 
-def _to_gpu(shards: Shards, parts: Sequence[Sequence[str]], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+def _to_gpus(
+    shards: Shards, parts: Sequence[Sequence[str]], devices: Sequence[torch.device]
+) -> Iterator[dict[str, Tensor]]:
+    sides = {device: torch.cuda.Stream(device) for device in devices}  # type: ignore[no-untyped-call]
 
-    def bring(names: Sequence[str]) -> dict[str, Tensor]:
+    def bring(names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        side = sides[device]
         with torch.cuda.stream(side):
             pinned = [shards.read(name, pinned=True) for name in names]
             found = [tensor.to(device, non_blocking=True) for tensor in pinned]
@@ -35,11 +43,12 @@ def _to_gpu(shards: Shards, parts: Sequence[Sequence[str]], device: torch.device
         return dict(zip(names, found, strict=True))
 
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(bring, parts[0]) if parts else None
+        ahead = pool.submit(bring, parts[0], devices[0]) if parts else None
         for number in range(len(parts)):
             assert ahead is not None
             found = ahead.result()
-            ahead = pool.submit(bring, parts[number + 1]) if number + 1 < len(parts) else None
+            following = number + 1
+            ahead = pool.submit(bring, parts[following], devices[following]) if following < len(parts) else None
             for tensor in found.values():  # made on one stream and used on another
-                tensor.record_stream(torch.cuda.current_stream(device))
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
             yield found

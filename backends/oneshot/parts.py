@@ -43,8 +43,8 @@ class Parts:
     missing or truncated, or a weight is missing or of another shape.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.folder, self.device, self.config = folder, device, _config(folder)
+    def __init__(self, folder: Path, devices: Sequence[torch.device]) -> None:
+        self.folder, self.devices, self.config = folder, devices, _config(folder)
         self.shards = Shards(folder)
         with quiet(), torch.device("meta"):
             try:
@@ -115,6 +115,10 @@ class Parts:
             problem = f"weight {target} has shape {shape_text(shape)}, and config.json makes it {shape_text(expected)}"
             raise InputError("model", self.folder, problem, OF_THESE_WEIGHTS)
 
+    def device(self, number: int) -> torch.device:
+        """Where a part is computed: blocks take the devices in turn."""
+        return self.devices[0 if number == OUTSIDE else number % len(self.devices)]
+
     def modules(self, number: int) -> Iterator[tuple[str, nn.Module]]:
         """The modules of a part by their paths in the model."""
         if number != OUTSIDE:
@@ -131,10 +135,11 @@ class Parts:
         Raises InputError naming a weight that is missing or of another shape.
         """
         waiting: dict[str, Any] = {}
+        device = self.device(number)
         for name in self.names[number]:
             target, pattern = self.targets[name]
             if pattern is None:
-                self._put(target, tensors.pop(name))
+                self._put(target, tensors.pop(name), device)
                 continue
             if target not in waiting:
                 waiting[target] = deepcopy(self.converters[pattern])
@@ -142,16 +147,16 @@ class Parts:
         for target, converter in waiting.items():
             made = converter.convert(target, model=self.model, config=self.config)
             for name, value in made.items():
-                self._put(name, value[0] if isinstance(value, list) else value)
+                self._put(name, value[0] if isinstance(value, list) else value, device)
         if number == OUTSIDE:
             self._tie()
         self._make_buffers(number)
 
-    def _put(self, target: str, value: Tensor) -> None:
+    def _put(self, target: str, value: Tensor, device: torch.device) -> None:
         path, _, name = target.rpartition(".")
         owner = self.model.get_submodule(path)
         self._check_shape(target, value.shape)
-        value = value.to(self.device, torch.float32 if value.is_floating_point() else value.dtype)
+        value = value.to(device, torch.float32 if value.is_floating_point() else value.dtype)
         value = value if name in owner._buffers else nn.Parameter(value, requires_grad=False)
         value._is_hf_initialized = True  # type: ignore[attr-defined]  # so that the library leaves it as it is
         setattr(owner, name, value)
@@ -161,7 +166,7 @@ class Parts:
         for first, second in self.model.all_tied_weights_keys.items():
             one, other = (self.model.get_parameter(name) for name in (first, second))
             if one.is_meta != other.is_meta:
-                self._put(first if one.is_meta else second, other if one.is_meta else one)
+                self._put(first if one.is_meta else second, other if one.is_meta else one, self.device(OUTSIDE))
 
     def _make_buffers(self, number: int) -> None:
         """Compute what no file holds, such as the frequencies of rotary embeddings, as the library does on loading."""
@@ -173,7 +178,7 @@ class Parts:
         for path, module in self.modules(number):
             names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
             for name in names:
-                module._buffers[name] = torch.empty_like(module._buffers[name], device=self.device)  # type: ignore[arg-type]
+                module._buffers[name] = torch.empty_like(module._buffers[name], device=self.device(number))  # type: ignore[arg-type]
             if names:
                 owner = max((p for p in above if not p or f"{path}.".startswith(f"{p}.")), key=len)
                 with torch.no_grad(), guard_torch_init_functions():

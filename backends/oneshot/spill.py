@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from backends.memory import total_memory
+from backends.memory import memory_of
 from backends.oneshot.blocks import Entry
 from knowledge.files import replacing
 
 SHARE = 0.1  # of the memory that may be taken: more than this is spilled
 
 
-def spilled(tokens: int, width: int) -> bool:
+def spilled(tokens: int, width: int, devices: Iterable[torch.device]) -> bool:
     """Whether the activations of so many tokens are left on disk while other batches pass."""
-    return 4 * tokens * width > SHARE * total_memory()
+    return 4 * tokens * width > SHARE * memory_of(devices)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """The same with every tensor in it, however deep in tuples, lists and mappings, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, (list, tuple)):
+        return type(value)(moved(one, device) for one in value)
+    if isinstance(value, dict):
+        return {key: moved(one, device) for key, one in value.items()}
+    return value
 
 
 class Batch(Entry):
@@ -59,7 +71,12 @@ class Batch(Entry):
         return torch.from_file(path, shared=True, size=self.shape.numel()).view(self.shape)
 
     def through(self, block: nn.Module, number: int) -> Tensor:
-        """What the block that comes next makes of it, whatever its number among those that the engine was given."""
+        """What the block that comes next makes of it, whatever its number among those that the engine was given.
+
+        The batch comes to the block, which may stand on another device than the one before.
+        """
+        self.device = next(block.parameters()).device
+        self.calls[self.block] = moved(self.calls[self.block], self.device)
         return super().through(block, self.block)
 
 

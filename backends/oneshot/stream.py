@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.memory import return_freed, return_large_arrays
-from backends.models import default_device
+from backends.models import default_devices
 from backends.oneshot.blocks import enter
 from backends.oneshot.engine import Done, chosen_matrices, compress
 from backends.oneshot.feed import windows_at_once
@@ -62,33 +62,34 @@ def compress_folder(
     make: Make,
     setting: str,
     *,
-    device: torch.device | None = None,
+    devices: Sequence[torch.device] = (),
     at_once: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Streamed:
     """Compress the dense layers and experts of every block of a Hugging Face folder into another such folder.
 
     `tokens`: [windows, length]. `setting` names what `make` makes, all parameters included: a run that is begun again
-    with the same goes on after the last finished block. `at_once`: windows that pass a block together, by default what
-    memory allows. `tell` gets a line per block.
+    with the same goes on after the last finished block. `devices`: what computes, blocks taking them in turn; by
+    default every GPU there is. `at_once`: windows that pass a block together, by default what memory allows. `tell`
+    gets a line per block.
 
     Raises InputError: a shard missing or truncated, a weight missing or of another shape, tokens that the model does
     not know or too few for a Hessian, activations that are not finite, another run at work there; DiskFull.
     """
     return_large_arrays()
-    parts = Parts(source, device or default_device())
+    parts = Parts(source, devices or default_devices())
     _check_tokens(tokens, parts)
     tokens = tokens.cpu().long()
     method = make(readers_together(_matrices(parts, 0)))
     widest = max(max(p.shape[-2:]) for p in parts.blocks.parameters() if p.dim() > 1)
     windows, length = tokens.shape
-    at_once = at_once or windows_at_once(windows, length, widest, method)
+    at_once = at_once or windows_at_once(windows, length, widest, method, parts.devices)
     key = Key(
         source=fingerprint(source, parts.shards.files),
         method=setting,
         calibration=hashlib.sha256(tokens.numpy().tobytes() + str(tokens.shape).encode()).hexdigest()[:16],
         batches=str(at_once),
-        software=f"{code_version()} {parts.device.type}",
+        software=f"{code_version()} {parts.device(OUTSIDE).type}",
     )
     with alone(out, source):
         progress, afresh = read_progress(out, key, len(parts.blocks))
@@ -122,7 +123,7 @@ def _blocks(
 ) -> Progress:
     batches = _batches(parts, out / ACTIVATIONS, tokens, at_once, progress.done)
     left = range(progress.done, progress.blocks)
-    weights = fetched(parts.shards, [parts.names[number] for number in left], parts.device)
+    weights = fetched(parts.shards, [parts.names[n] for n in left], [parts.device(n) for n in left])
     for number, tensors in zip(left, weights, strict=True):
         parts.fill(number, tensors)
         found = _matrices(parts, number)
@@ -150,8 +151,8 @@ def _batches(parts: Parts, folder: Path, tokens: Tensor, at_once: int, block: in
     parts.fill(OUTSIDE, {name: parts.shards.read(name) for name in parts.names[OUTSIDE]})
     batches: list[Batch] = []
     for number, ids in enumerate(tokens.split(at_once)):  # type: ignore[no-untyped-call]
-        entry = enter(parts.base, partial(parts.base, input_ids=ids.to(parts.device), use_cache=False))
-        spill = spilled(tokens.numel(), entry.hidden.shape[-1])
+        entry = enter(parts.base, partial(parts.base, input_ids=ids.to(parts.device(OUTSIDE)), use_cache=False))
+        spill = spilled(tokens.numel(), entry.hidden.shape[-1], parts.devices)
         batches.append(Batch(entry, folder, number, block, len(parts.blocks), spill))
     parts.free(OUTSIDE)
     return_freed()

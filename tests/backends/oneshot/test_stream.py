@@ -17,6 +17,7 @@ from backends.oneshot.output import ACTIVATIONS
 from backends.oneshot.parts import OUTSIDE, Parts
 from backends.oneshot.progress import PROGRESS
 from backends.oneshot.shards import Shards, stored, write_shard
+from backends.oneshot.spill import moved
 from backends.oneshot.stream import compress_folder
 from backends.zoo.stdlib import token_windows
 from knowledge.shards import INDEX
@@ -58,7 +59,7 @@ def ids():
 
 
 def stream(source, out, tokens, method="sparsegpt", **more):
-    return compress_folder(source, out, tokens, lambda readers: METHODS[method], method, device=CPU, **more)
+    return compress_folder(source, out, tokens, lambda readers: METHODS[method], method, devices=[CPU], **more)
 
 
 def tensors(folder):
@@ -128,7 +129,7 @@ def test_the_result_is_a_model_folder(source, tmp_path, ids):
 
 
 def test_one_part_of_the_model_has_weights_at_a_time(source):
-    parts = Parts(source, CPU)
+    parts = Parts(source, [CPU])
     for number in (OUTSIDE, 0, 3):
         parts.fill(number, {name: parts.shards.read(name) for name in parts.names[number]})
         real = {name for name, one in parts.model.named_parameters() if not one.is_meta}
@@ -245,7 +246,7 @@ def test_numbers_that_do_not_fit_the_file_are_refused(small, tmp_path, ids):
     small.transformer("llama").module.to(torch.float16).save_pretrained(tmp_path / "source")
     huge = Method("huge", lambda path, weight, inputs: Outcome(weight * 1e6), reads=False)
     with pytest.raises(InputError, match="a changed weight does not fit float16; save the model in bfloat16"):
-        compress_folder(tmp_path / "source", tmp_path / "out", ids, lambda readers: huge, "huge", device=CPU)
+        compress_folder(tmp_path / "source", tmp_path / "out", ids, lambda readers: huge, "huge", devices=[CPU])
 
 
 def test_shards_hold_what_the_library_reads(tmp_path):
@@ -266,13 +267,26 @@ def test_shards_hold_what_the_library_reads(tmp_path):
         assert opened.metadata() == {"format": "pt"}
 
 
+def test_blocks_take_the_devices_in_turn_and_batches_follow_them(source):
+    devices = [CPU, torch.device("meta")]
+    parts = Parts(source, devices)
+    assert [parts.device(number) for number in (OUTSIDE, 0, 1, 2)] == [CPU, *devices, CPU]
+    call = ((torch.zeros(2), None), {"mask": [torch.ones(1)], "use_cache": False})
+    (first, second), named = moved(call, devices[1])
+    assert first.device == named["mask"][0].device == devices[1]
+    assert (second, named["use_cache"]) == (None, False)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_gives_what_the_cpu_gives(zoo, tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_gpus_give_what_the_cpu_gives(zoo, tmp_path, count):
+    if torch.cuda.device_count() < count:
+        pytest.skip(f"needs {count} CUDA devices")
     tokens = torch.from_numpy(token_windows("calibration", 3, 0).inputs["input_ids"])
-    for name in ("cpu", "cuda"):
+    for name, devices in {"cpu": [CPU], "cuda": [torch.device("cuda", number) for number in range(count)]}.items():
         made = gptq_method(4, 32, symmetric=False)
-        compress_folder(zoo, tmp_path / name, tokens, lambda readers, m=made: m, "gptq", device=torch.device(name))
+        compress_folder(zoo, tmp_path / name, tokens, lambda readers, m=made: m, "gptq", devices=devices)
     first, second = tensors(tmp_path / "cpu"), tensors(tmp_path / "cuda")
     apart = [float((first[name] - second[name]).norm() / first[name].norm()) for name in first]
     assert max(apart) < 0.1  # single weights round the other way
