@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= demo
+WORKERS ?= 2
 
 .PHONY: demo test test-full lint bench zoo evidence
 
@@ -18,7 +19,7 @@ demo: $(READY)
 	$(RUN)/advisor demo --out $(OUT)
 
 test: $(READY)
-	$(RUN)/python -m pytest -m "not full"
+	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not full"
 
 test-full: $(READY)
 	$(RUN)/python -m pytest

@@ -10,6 +10,7 @@ from knowledge.techniques.base import Technique
 from knowledge.techniques.catalog import CATALOG
 from knowledge.values import Decision, Quality, Refusal
 
+MODEL_FILE = "model.onnx"
 EXPORT = "export"
 
 

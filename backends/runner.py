@@ -14,35 +14,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from backends.context import Context
-from backends.executors import executor, require_executor
+from backends.executors import require_executor
 from backends.memory import PeakMemory
 from backends.models import LoadedModel, predictor
 from backends.onnx.export import export
 from backends.onnx.on_grids import store_grids
 from backends.onnx.refill import refill
-from backends.onnx.session import open_session, session_predictor
 from backends.onnx.source import whole
 from backends.onnx.weights import weight_bytes
 from backends.profile import profile
-from backends.records import EXPORT, StageRecord, size_mismatch, table_mismatch
+from backends.records import EXPORT, MODEL_FILE, StageRecord, size_mismatch, table_mismatch
 from backends.sources import Source, open_source
 from backends.store import RECORD, Store, code_version, digest
 from backends.structure import load_checkpoint, same_structure
 from backends.structure import save as save_checkpoint
-from backends.tasks import Task, reference_outputs
+from backends.workbench import Workbench
 from knowledge.deploy import deployed
 from knowledge.files import write_bytes
 from knowledge.layers import LayerTable, table_from_json
 from knowledge.techniques.base import Level, Need, Technique
-from knowledge.values import Decision, InputError, Quality, Refusal, RunFailed, Workload
-
-MODEL_FILE = "model.onnx"
+from knowledge.values import Decision, InputError, Refusal, Workload
 
 
 def refuse(technique: Technique, layers: LayerTable) -> None:
@@ -58,7 +50,7 @@ class Pipeline:
 
     def __init__(self, source: Source, workload: Workload, seed: int, store: Store) -> None:
         self.source, self.workload, self.seed, self.store = source, workload, seed, store
-        self.task: Task = source.task
+        self.bench = Workbench(source, workload, seed, store)
         self.requested = self.executed = 0
         self._held: tuple[str, LoadedModel] | None = None  # the model of the last finished MODEL stage
 
@@ -165,13 +157,6 @@ class Pipeline:
     def original_layers(self) -> LayerTable:
         return self.source.layers(self.workload)
 
-    @cached_property
-    def search_reference(self) -> np.ndarray | None:
-        """The original model's outputs on the search split, where the task compares with them."""
-        if not self.task.needs_reference:
-            return None
-        return reference_outputs(self.source.predict, self.source.data.search)
-
     def _once(self, key: str, work: Callable[[str], None]) -> StageRecord:
         self.requested += 1
         known = self.store.record(key)
@@ -209,8 +194,8 @@ class Pipeline:
                     warnings += in_float
             seconds = time.perf_counter() - started
             decision = Decision(technique=EXPORT)
-            quality = self._file_quality(target, EXPORT)
-            self._write(folder, EXPORT, {}, decision, layers, (started, seconds), memory, quality, warnings)
+            quality = self.bench.file_quality(target, EXPORT)
+            self.bench.write(folder, EXPORT, {}, decision, layers, (started, seconds), memory, quality, warnings)
 
     def _write_file(self, model: LoadedModel, target: Path, key: str) -> tuple[Refusal, ...]:
         """The export of a model, from that of the source where only numbers differ; its warnings."""
@@ -230,13 +215,15 @@ class Pipeline:
         with self.store.writing(key) as folder:
             started = time.perf_counter()
             target = folder / MODEL_FILE
-            decision = self._execute(technique, source / MODEL_FILE, target, self._context(layers))
+            decision = self.bench.execute(technique, source / MODEL_FILE, target, self.bench.context(layers))
             seconds = time.perf_counter() - started
-            quality = self._file_quality(target, technique.id)
+            quality = self.bench.file_quality(target, technique.id)
             after = technique.effect(layers, decision)
             warnings = size_mismatch(technique, after.stored_bytes, weight_bytes(target))
             params = technique.model_dump(mode="json")
-            self._write(folder, technique.id, params, decision, after, (started, seconds), memory, quality, warnings)
+            self.bench.write(
+                folder, technique.id, params, decision, after, (started, seconds), memory, quality, warnings
+            )
 
     def _model_stage(self, key: str, before: str, technique: Technique) -> None:
         model = self._model(before)
@@ -246,32 +233,17 @@ class Pipeline:
             started = time.perf_counter()
             layers = profile(model, self.workload)
             private = model.clone() if before == self.root_key else model
-            changed, decision = self._execute(technique, private, self._context(layers))
+            changed, decision = self.bench.execute(technique, private, self.bench.context(layers))
             seconds = time.perf_counter() - started
             after = profile(changed, self.workload)
             warnings = table_mismatch(technique, technique.effect(layers, decision), after)
-            quality = self.task.evaluate(predictor(changed), self.source.data.search, self.search_reference)
+            quality = self.bench.quality(predictor(changed))
             save_checkpoint(changed, folder)
             params = technique.model_dump(mode="json")
-            self._write(folder, technique.id, params, decision, after, (started, seconds), memory, quality, warnings)
+            self.bench.write(
+                folder, technique.id, params, decision, after, (started, seconds), memory, quality, warnings
+            )
         self._held = (key, changed)
-
-    def _execute(self, technique: Technique, *arguments: Any) -> Any:
-        torch.manual_seed(self.seed)
-        np.random.seed(self.seed % 2**32)
-        return executor(type(technique))(technique, *arguments)
-
-    def _context(self, layers: LayerTable) -> Context:
-        return Context(
-            data=self.source.data,
-            task=self.task,
-            workload=self.workload,
-            layers=layers,
-            inputs=self.source.inputs,
-            seed=self.seed,
-            teacher=self.source.model,
-            store=self.store,
-        )
 
     def _model(self, key: str) -> LoadedModel:
         if key == self.root_key:
@@ -282,33 +254,3 @@ class Pipeline:
             assert folder is not None
             self._held = (key, load_checkpoint(folder, allow_code=True))  # of a source that was loaded
         return self._held[1]
-
-    def _file_quality(self, path: Path, technique: str) -> Quality:
-        try:
-            predict = session_predictor(open_session(path, self.workload.threads))
-        except RunFailed as error:
-            raise RunFailed(
-                f"{technique}: {error}; the stages before it are kept: leave it out, or report the plan"
-            ) from error
-        return self.task.evaluate(predict, self.source.data.search, self.search_reference)
-
-    def _write(
-        self,
-        folder: Path,
-        technique: str,
-        params: dict[str, Any],
-        decision: Decision,
-        layers: LayerTable,
-        time_spent: tuple[float, float],  # when the stage began, and the seconds of the technique itself
-        memory: PeakMemory,
-        quality: Quality,
-        warnings: tuple[Refusal, ...] = (),
-    ) -> None:
-        file = folder / MODEL_FILE
-        size = file.stat().st_size if file.exists() else 0
-        started, seconds = time_spent
-        total = time.perf_counter() - started
-        record = StageRecord(
-            "", technique, params, decision, layers, seconds, total, memory.bytes, quality, size, warnings
-        )  # fmt: skip
-        (folder / RECORD).write_text(json.dumps(record.to_json()))

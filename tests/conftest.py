@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 NUMBERS = itertools.count()
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: set before anything imports torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

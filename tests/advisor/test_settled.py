@@ -69,5 +69,5 @@ def test_fidelity_needs_no_labels(tmp_path):
         "zoo:digits-cnn", workload=Workload(threads=1), seed=0, store=Store(tmp_path / "store"), task="fidelity",
         files={"eval": str(file)},
     )  # fmt: skip
-    assert pipeline.task.name == "fidelity"
+    assert pipeline.bench.task.name == "fidelity"
     assert (pipeline.baseline.quality.metric, pipeline.baseline.quality.value) == ("agreement", 1.0)

@@ -174,6 +174,6 @@ def test_a_trained_language_model_keeps_more_than_the_middle_of_the_model_in_few
         for path in ours.decision.formats
     }
     wide = rounded_file(source, tmp_path / "middle.onnx", Decision(technique="", formats=middle), layers)
-    worse = pipeline._file_quality(wide, "mixed_precision").value - pipeline.baseline.quality.value
+    worse = pipeline.bench.file_quality(wide, "mixed_precision").value - pipeline.baseline.quality.value
     assert weight_bytes(pipeline.file(ours)) <= plain.stored_bytes * 1.01
     assert ours.quality.value - pipeline.baseline.quality.value < 0.8 * worse
