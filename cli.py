@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from advisor.commands.checks import diagnose, lint
-from advisor.commands.compress import compress
+from advisor.commands.compress import compress, unpack
 from advisor.commands.evidence import evidence
 from advisor.commands.explain import explain, graph
 from advisor.commands.knowledge import knowledge
@@ -210,7 +210,7 @@ def demo(out: Path, trials: int) -> int:
     return show_demo(out, trials)
 
 
-for command in (compress, verify, targets, knowledge, explain, graph, evidence, lint, diagnose):
+for command in (compress, unpack, verify, targets, knowledge, explain, graph, evidence, lint, diagnose):
     main.add_command(command)
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from advisor.compressed import loading, packing, warnings
 from knowledge.configs import longest_of
-from knowledge.techniques.base import Technique
 from knowledge.techniques.catalog import build, technique_class
 from knowledge.values import InputError, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from backends.oneshot.progress import Layer
+    from backends.oneshot.integers import Asked
 
-SCHEMA = "advisor.compress/1"
+SCHEMA, UNPACKED_SCHEMA = "advisor.compress/1", "advisor.unpack/1"
 WINDOW = 128  # tokens of a text that are read together, where the model reads as many
 KINDS = "give FILE.safetensors:KEY or an .npz with input_ids, integers [windows, length], or a .txt file"
 
@@ -34,15 +34,17 @@ def compress(
     out: Path,
     seq_len: int | None,
     progress: Callable[[str], None],
+    form: Asked = "auto",
 ) -> dict[str, Any]:
     """Compress the blocks of a Hugging Face folder, one in memory at a time; a run that was cut off goes on.
 
-    Embeddings and head stay as they are. Raises InputError for what cannot be read or carried out, DiskFull.
+    Embeddings and head stay as they are. `form`: see `backends.oneshot.integers.form_for`. Raises InputError for what
+    cannot be read or carried out, DiskFull.
     """
     technique_class(technique)
     chosen = build(Stage(technique=technique, params=dict(map(setting, settings))), "set")
     from backends.memory import PeakMemory
-    from backends.oneshot.chosen import method_for
+    from backends.oneshot.chosen import check_layers, method_for
     from backends.oneshot.stream import compress_folder
 
     method_for(chosen, {})  # says no before anything is read
@@ -52,9 +54,15 @@ def compress(
     peak, begun = PeakMemory(), time.perf_counter()
     words = chosen.model_dump_json()
     found = compress_folder(
-        model, out, tokens, lambda readers: method_for(chosen, readers), f"{chosen.id} {words}", tell=progress
+        model,
+        out,
+        tokens,
+        lambda readers: method_for(chosen, readers),
+        f"{chosen.id} {words}",
+        form=form,
+        check=lambda paths: check_layers(chosen, paths),
+        tell=progress,
     )
-    inputs, zeros = written(out, found.layers)
     return {
         "schema": SCHEMA,
         "folder": str(out),
@@ -65,11 +73,31 @@ def compress(
         "resumed_at": found.resumed_at,
         "afresh": found.afresh,
         "layers": len(found.layers),
-        "zeros": zeros,
+        "zeros": sum(layer.zeros for layer in found.layers) / max(sum(layer.weights for layer in found.layers), 1),
         "bits": getattr(chosen, "bits", 32),
+        "format": found.form,
+        "bytes_before": found.bytes_before,
+        "bytes_after": found.bytes_after,
+        "packed": packing(found),
+        "load": loading(found),
         "seconds": time.perf_counter() - begun,
         "peak_memory_bytes": peak.bytes,
-        "warnings": list(warnings(chosen, found.layers, inputs)),
+        "warnings": list(warnings(chosen, found)),
+    }
+
+
+def unpack(folder: Path, out: Path) -> dict[str, Any]:
+    """Write what `compress` packed as a plain model folder. Raises InputError where nothing is packed, DiskFull."""
+    from backends.oneshot.unpack import unpack_folder
+
+    found = unpack_folder(folder, out)
+    return {
+        "schema": UNPACKED_SCHEMA,
+        "folder": str(found.folder),
+        "format": found.form,
+        "weights": found.weights,
+        "bytes_before": found.bytes_before,
+        "bytes_after": found.bytes_after,
     }
 
 
@@ -156,49 +184,3 @@ def _tokenized(text: str, place: str, model: Path, seq_len: int | None) -> Tenso
     if not whole:
         raise InputError("calibration", place, f"{len(ids)} tokens fill no window of {length}", "give a longer text")
     return torch.tensor(ids[: whole * length]).view(whole, length)
-
-
-def written(folder: Path, layers: Sequence[Layer]) -> tuple[dict[str, int], float]:
-    """Inputs of each layer, and the share of zeros in all of them, read from the folder a block at a time."""
-    import torch
-
-    from backends.memory import return_freed
-    from backends.oneshot.matrices import matrices
-    from backends.oneshot.parts import Parts
-
-    parts = Parts(folder, [torch.device("cpu")])
-    inputs: dict[str, int] = {}
-    zeros = total = 0
-    for number in range(len(parts.blocks)):
-        parts.fill(number, {name: parts.shards.read(name) for name in parts.names[number]})
-        of_block = [layer.path for layer in layers if layer.path.startswith(f"{parts.path}.{number}.")]
-        for matrix in (matrix for path in of_block for matrix in matrices(parts.model, path)):
-            weight = matrix.read()
-            inputs[matrix.path] = weight.shape[1]
-            zeros += weight.numel() - int(weight.count_nonzero())
-            total += weight.numel()
-        parts.shards.let_go(parts.names[number])
-        parts.free(number)
-        return_freed()
-    return inputs, zeros / max(total, 1)
-
-
-def warnings(technique: Technique, layers: Sequence[Layer], inputs: Mapping[str, int]) -> Iterator[str]:
-    """What the calibration data did not tell, and what the folder is not. `inputs` by the path of a layer."""
-    if hasattr(technique, "embedding_bits"):
-        yield (
-            "Weights lie on their grids as floats, so the folder is as large as before; embeddings and head stay as "
-            "they are: embedding_bits and accuracy_level are not used. `advisor run` makes a file of packed weights."
-        )
-        size: int = getattr(technique, "group_size", 0)
-        if narrow := sum(inputs[layer.path] < size for layer in layers):
-            yield f"{narrow} of {len(layers)} layers are narrower than a group of {size}: a row has one scale there."
-    damping: float = getattr(technique, "damping", float("inf"))
-    for layer in layers:
-        width = inputs[layer.path]
-        if layer.unread:
-            yield f"{layer.path}: {layer.unread} of {layer.matrices} matrices read no token and went by their size."
-        elif hasattr(technique, "damping") and layer.fewest_tokens < width:
-            yield f"{layer.path}: a matrix read {layer.fewest_tokens:,} tokens, fewer than its {width:,} inputs."
-        if layer.damping > damping:
-            yield f"{layer.path}: its Hessian took a damping of {layer.damping:g} instead of {damping:g}."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from knowledge.configs import check_counts
+from knowledge.configs import QUANTIZED, check_counts
 from knowledge.shards import REMEDY, read_header, read_json, weight_files
 from knowledge.values import InputError
 
@@ -22,7 +22,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError("model", folder, "the folder has no config.json", "give the folder that save_pretrained wrote")
     config = read_json(path, "is no JSON configuration")
     if "quantization_config" in config:
-        raise InputError("model", folder, "is quantized already", "give the model that it was made from")
+        raise InputError("model", folder, "is quantized already", QUANTIZED)
     if config.get("is_encoder_decoder"):
         raise InputError("model", folder, "encoder–decoder models are not supported", "give its encoder or a decoder")
     check_counts(config, folder)

@@ -80,10 +80,14 @@ def with_recovery(techniques: Sequence[Technique]) -> list[tuple[Technique, bool
 
 
 def outcomes(rows: Iterable[Evidence]) -> list[Outcome]:
-    """Measured rows as losses depend on their stages; chains with a technique that is no more are left out."""
+    """Measured rows as losses depend on their stages.
+
+    Chains with a technique that is no more are left out, and those that a loss was allowed to, which says nothing of
+    how hard they compress.
+    """
     found = []
     for row in rows:
-        if all(stage.technique in CATALOG for stage in row.stages):
+        if all(s.technique in CATALOG and s.params.get("max_loss") is None for s in row.stages):
             built = tuple(CATALOG[s.technique].model_construct(**s.params) for s in row.stages)
             keys = stage_keys(built, row.blocks)
             found.append(Outcome(row.model, row.arch, row.subfamily, row.parameters, keys, row.drop, built))

@@ -13,22 +13,31 @@ from knowledge.values import InputError
 BLOCK_COUNTS = ("num_hidden_layers", "depth", "blocks", "num_layers")
 
 
-def find_blocks(module: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential]:
+def find_blocks(module: nn.Module, mixed: bool = False) -> tuple[str, nn.ModuleList | nn.Sequential]:
     """Path and container of the repeated blocks: the longest list of modules of one type, the outermost among equals.
 
+    With `mixed`, modules of a list may be of several types that have a base of their own in common, as in Jamba.
     Lists of single layers (no children of their own) do not count. Raises InputError where there is none.
     """
     best: tuple[str, nn.ModuleList | nn.Sequential] | None = None
     for path, found in module.named_modules():
         if not isinstance(found, nn.ModuleList | nn.Sequential) or len(found) == 0:
             continue
-        alike = len({type(child) for child in found}) == 1 and any(True for _ in found[0].children())
+        alike = _alike(found, mixed) and any(True for _ in found[0].children())
         if alike and (best is None or len(found) > len(best[1])):
             best = path, found
     if best is None:
         name = type(module).__name__
         raise InputError("model", name, "no list of repeated blocks was found", "use a technique for single layers")
     return best
+
+
+def _alike(found: nn.ModuleList | nn.Sequential, mixed: bool) -> bool:
+    types = {type(child) for child in found}
+    if len(types) == 1 or not mixed or isinstance(found, nn.Sequential):
+        return len(types) == 1
+    common = set.intersection(*(set(one.__mro__) for one in types))
+    return any(issubclass(one, nn.Module) and one is not nn.Module for one in common)
 
 
 def drop_blocks(module: nn.Module, dropped: Iterable[int]) -> None:

@@ -25,4 +25,5 @@ class Context:
     seed: int = 0
     teacher: LoadedModel | None = None  # the original, uncompressed model
     store: Store | None = None  # where measurements are kept that other parameters share
+    key: str = ""  # of the model as it enters the stage, which hashes all that led to it; with a store
     options: Mapping[str, str] = field(default_factory=dict)

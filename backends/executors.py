@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from knowledge.techniques.base import Technique
+from knowledge.techniques.calibrated import Awq, Gptq
 from knowledge.techniques.distill import Distill
 from knowledge.techniques.factorize import Svd
 from knowledge.techniques.fuse import GraphFusion
-from knowledge.techniques.groups import Awq, Gptq, Nf4, WeightOnly
+from knowledge.techniques.groups import Nf4, WeightOnly
 from knowledge.techniques.mixed import ExpertsInt4, MixedPrecision
 from knowledge.techniques.prune import Magnitude
 from knowledge.techniques.prune_once import SparseGpt, Wanda

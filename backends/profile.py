@@ -170,7 +170,7 @@ def _parameter_rows(path: str, module: nn.Module, positions: float) -> Iterator[
             continue
         bias_name = name.removesuffix("weight") + "bias" if name.endswith("weight") else f"{name}_bias"
         bias = own.get(bias_name)
-        if weight.dim() == 3 and _is_expert_stack(module, path):
+        if weight.dim() == 3 and is_expert_stack(module, path):
             copies, outputs, inputs = weight.shape
             if getattr(module, "is_transposed", False):
                 outputs, inputs = inputs, outputs
@@ -186,7 +186,8 @@ def _parameter_rows(path: str, module: nn.Module, positions: float) -> Iterator[
             claimed.add(bias_name)
 
 
-def _is_expert_stack(module: nn.Module, path: str) -> bool:
+def is_expert_stack(module: nn.Module, path: str) -> bool:
+    """Whether the parameters along three axes of a module hold a matrix for each expert."""
     return "experts" in type(module).__name__.lower() or path.rpartition(".")[2] == "experts"
 
 

@@ -37,9 +37,10 @@ def has_attention(module: nn.Module) -> bool:
 
 
 def _config(module: nn.Module, name: str) -> int:
-    """A number of the module's own configuration; 0 where it has none."""
+    """A number of the module's own configuration, of several stages the largest; 0 where it has none."""
     config: Any = getattr(module, "config", None)
-    return int(getattr(config, name, 0) or 0)
+    found = getattr(config, name, 0) or 0
+    return max(map(int, found)) if isinstance(found, list | tuple) else int(found)
 
 
 def has_experts(module: nn.Module) -> bool:

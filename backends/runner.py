@@ -233,7 +233,7 @@ class Pipeline:
             started = time.perf_counter()
             layers = profile(model, self.workload)
             private = model.clone() if before == self.root_key else model
-            changed, decision = self.bench.execute(technique, private, self.bench.context(layers))
+            changed, decision = self.bench.execute(technique, private, self.bench.context(layers, before))
             seconds = time.perf_counter() - started
             after = profile(changed, self.workload)
             warnings = table_mismatch(technique, technique.effect(layers, decision), after)

@@ -38,8 +38,8 @@ class Workbench:
         np.random.seed(self.seed % 2**32)
         return executor(type(technique))(technique, *arguments)
 
-    def context(self, layers: LayerTable) -> Context:
-        """All that an executor may read beside the model."""
+    def context(self, layers: LayerTable, key: str = "") -> Context:
+        """All that an executor may read beside the model, whose key this is."""
         return Context(
             data=self.source.data,
             task=self.task,
@@ -49,6 +49,7 @@ class Workbench:
             seed=self.seed,
             teacher=self.source.model,
             store=self.store,
+            key=key,
         )
 
     @cached_property

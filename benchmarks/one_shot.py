@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,15 +22,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backends.blocks import find_blocks
+from backends.huggingface import check_weights, read_config
 from backends.memory import PeakMemory
 from backends.oneshot.blocks import enter
 from backends.oneshot.engine import chosen_matrices, compress
 from backends.oneshot.feed import windows_at_once
-from backends.oneshot.matrices import Matrix, is_dense
+from backends.oneshot.matrices import Matrix, layer_paths
 from backends.oneshot.methods import (
     Method,
     awq_method,
@@ -73,17 +75,28 @@ def method_of(setting: str, readers: Mapping[str, Sequence[Matrix]]) -> Method:
 
 
 def load(folder: Path) -> Any:
-    """The model in float32."""
+    """The model in float32. Raises InputError."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    read_config(folder)
+    check_weights(folder)
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    except ValueError as error:
+        problem = f"is no causal language model: {str(error).splitlines()[0]}"
+        raise InputError("model", folder, problem, "give one that writes text") from error
 
 
 def windows(place: str) -> Tensor:
-    """Token windows of FILE.safetensors:KEY, int64 [windows, length]."""
+    """Token windows of FILE.safetensors:KEY, int64 [windows, length]. Raises InputError."""
     file, _, key = place.rpartition(":")
-    with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(key).long()
+    try:
+        with safe_open(file, framework="pt") as opened:
+            found: Tensor = opened.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        remedy = "give FILE.safetensors:KEY, integers [windows, length]"
+        raise InputError("windows", place, f"cannot be read: {str(error).splitlines()[0]}", remedy) from error
+    return found.long()
 
 
 @torch.no_grad()
@@ -97,13 +110,14 @@ def perplexity(model: nn.Module, ids: Tensor, batch: int = 16) -> float:
 
 
 def run(model: Any, calibration: Tensor, setting: str) -> None:
-    """Compress the dense layers and experts of every block, in place. Raises InputError for an unknown setting."""
-    path, blocks = find_blocks(model)
-    paths = [f"{path}.{name}" for name, part in blocks.named_modules() if is_dense(part)]
-    paths += [f"{path}.{name}" for name, parameter in blocks.named_parameters() if parameter.dim() == 3]
-    chosen = chosen_matrices(model, path, paths)
+    """Compress the dense layers and experts of every block, in place.
+
+    Raises InputError for an unknown setting, and for a model that the engine does not take.
+    """
+    path, blocks = find_blocks(model, mixed=True)
+    chosen = chosen_matrices(model, path, layer_paths(blocks, path))
     method = method_of(setting, readers_together(joined.from_iterable(chosen.values())))
-    width = getattr(model.config, "intermediate_size", None) or 4 * model.config.hidden_size
+    width = max(max(p.shape[-2:]) for p in blocks.parameters() if p.dim() > 1)
     entries = [
         enter(model, partial(model, input_ids=part, use_cache=False))
         for part in calibration.split(windows_at_once(*calibration.shape, width, method))
@@ -113,6 +127,16 @@ def run(model: Any, calibration: Tensor, setting: str) -> None:
 
 
 def main() -> None:
+    """Print the rows; of bad input, one line on stderr, and exit 2."""
+    try:
+        show(rows())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def rows() -> list[dict[str, Any]]:
+    """A row for each setting that the command line names. Raises InputError."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "calibration", "eval", "settings"):
         parser.add_argument(f"--{name}", required=True)
@@ -123,8 +147,8 @@ def main() -> None:
         method_of(setting, {})  # all are understood before the first one runs
     original, ids = load(Path(asked.model)), windows(asked.eval)
     calibration = windows(asked.calibration)
-    rows: list[dict[str, Any]] = [{"setting": "dense", "perplexity": perplexity(original, ids)}]
-    rows[0] |= {"seconds": 0.0, "peak_memory_bytes": PeakMemory().bytes}
+    found: list[dict[str, Any]] = [{"setting": "dense", "perplexity": perplexity(original, ids)}]
+    found[0] |= {"seconds": 0.0, "peak_memory_bytes": PeakMemory().bytes}
     for setting in settings:
         model = copy.deepcopy(original)
         peak, begin = PeakMemory(), time.perf_counter()
@@ -132,8 +156,8 @@ def main() -> None:
         seconds = time.perf_counter() - begin
         used = peak.bytes
         row = {"setting": setting, "perplexity": perplexity(model, ids), "seconds": seconds}
-        rows.append(row | {"peak_memory_bytes": used})
-    show(rows)
+        found.append(row | {"peak_memory_bytes": used})
+    return found
 
 
 if __name__ == "__main__":

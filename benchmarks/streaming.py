@@ -1,6 +1,6 @@
 """Memory and time of compressing a model block by block, against its depth: random weights in the shapes of a Llama.
 
-python -m benchmarks.streaming [--json] [--blocks 8,16,32] [--setting sparsegpt-50] [--tokens 4096]
+python -m benchmarks.streaming [--json] [--blocks 8,16,32] [--setting sparsegpt-50] [--tokens 4096] [--format dense]
 
 Each depth is compressed in a fresh process, from shards in a temporary folder to shards in another. Memory is the peak
 of that process's anonymous resident memory, its libraries included (Linux: RssAnon). Growth from the first depth to
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backends.oneshot.integers import Asked
 from backends.oneshot.shards import stored, write_shard
 from benchmarks.one_shot import method_of
 from benchmarks.show import show
@@ -77,7 +78,7 @@ def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * shape[-1] ** -0.5
 
 
-def compress_here(source: Path, out: Path, setting: str, tokens: int) -> float:
+def compress_here(source: Path, out: Path, setting: str, form: Asked, tokens: int) -> float:
     """Seconds that compressing takes in this process, libraries loaded."""
     from transformers import LlamaForCausalLM  # noqa: F401  # loading it is no part of the work
 
@@ -85,14 +86,14 @@ def compress_here(source: Path, out: Path, setting: str, tokens: int) -> float:
 
     ids = torch.randint(VOCABULARY, (tokens // LENGTH, LENGTH), generator=torch.Generator().manual_seed(1))
     begun = time.perf_counter()
-    compress_folder(source, out, ids, lambda readers: method_of(setting, readers), setting)
+    compress_folder(source, out, ids, lambda readers: method_of(setting, readers), setting, form=form)
     return time.perf_counter() - begun
 
 
-def measured(source: Path, out: Path, setting: str, tokens: int) -> Row:
+def measured(source: Path, out: Path, setting: str, form: Asked, tokens: int) -> Row:
     """Seconds, and the peak of anonymous resident memory, of a process that compresses a folder."""
     command = [sys.executable, "-m", "benchmarks.streaming", "--setting", setting, "--tokens", str(tokens)]
-    command += ["--one", str(source), str(out)]
+    command += ["--format", form, "--one", str(source), str(out)]
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # threads that spin give false times on a shared machine
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=waiting) as child:
         peak = max(_anonymous(child), default=0)
@@ -115,14 +116,16 @@ def _anonymous(child: subprocess.Popen[str]) -> Iterator[int]:
         time.sleep(SAMPLED_EVERY)
 
 
-def rows(blocks_each: Sequence[int], setting: str, tokens: int, dtype: str) -> Iterator[Row]:
+def rows(blocks_each: Sequence[int], setting: str, form: Asked, tokens: int, dtype: str) -> Iterator[Row]:
     """One row per depth."""
     for blocks in blocks_each:
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "model"
+            source, out = Path(folder) / "model", Path(folder) / "out"
             total = write_model(source, blocks, dtype)
             print(f"{blocks} blocks, {total / 1e6:,.0f} MB of weights", file=sys.stderr)
-            yield {"blocks": blocks} | measured(source, Path(folder) / "out", setting, tokens)
+            yield {"blocks": blocks} | measured(source, out, setting, form, tokens)
+            made = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+            print(f"{made / 1e6:,.0f} MB after {setting}, {form}", file=sys.stderr)
 
 
 def depths(text: str) -> list[int]:
@@ -141,6 +144,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=depths, default="8,16,32", help="depths to measure (8,16,32)")
     parser.add_argument("--setting", default="sparsegpt-50", help="method, as in benchmarks.one_shot (sparsegpt-50)")
     parser.add_argument("--tokens", type=int, default=4096, help=f"for calibration, at most {MOST_TOKENS:,} (4096)")
+    parser.add_argument("--format", default="dense", choices=["dense", "packed"], help="of the result (dense)")
     parser.add_argument("--dtype", default="F32", choices=["F32", "BF16", "F16"], help="numbers in the files (F32)")
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -148,9 +152,9 @@ def main() -> None:
     if not LENGTH <= given.tokens <= MOST_TOKENS:
         parser.error(f"--tokens: {LENGTH} to {MOST_TOKENS:,}")
     if given.one:
-        print(json.dumps(compress_here(*given.one, given.setting, given.tokens)))
+        print(json.dumps(compress_here(*given.one, given.setting, given.format, given.tokens)))
         return
-    found = list(rows(given.blocks, given.setting, given.tokens, given.dtype))
+    found = list(rows(given.blocks, given.setting, given.format, given.tokens, given.dtype))
     show(found)
     first, last = found[0], found[-1]
     grown = last["peak_memory_bytes"] / first["peak_memory_bytes"] - 1

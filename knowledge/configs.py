@@ -24,6 +24,7 @@ HEADS = (
 NO_PARAMETER = re.compile(  # names of what files hold besides weights
     r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|num_batches_tracked|cos_cached|sin_cached)$"
 )
+QUANTIZED = "give the model that it was made from, or what `advisor unpack` makes of what `advisor compress` packed"
 OF_THESE_WEIGHTS = "give the configuration that the weights were saved with"
 COUNTS = {  # what cannot be less than one
     *("hidden_size", "n_embd", "d_model", "intermediate_size", "vocab_size", "max_position_embeddings"),
@@ -64,7 +65,7 @@ def longest_of(config: Any) -> int:
     padding = _field(config, "pad_token_id")
     if rows and _field(config, "model_type") in OFFSET_POSITIONS and isinstance(padding, int):
         return int(rows) - padding - 1
-    return int(rows)
+    return max(int(rows), 0)  # XLNet says −1
 
 
 def _field(config: Any, name: str) -> Any:

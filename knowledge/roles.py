@@ -82,6 +82,8 @@ def _dense_role(parts: Sequence[str], path: str, outputs: int, inputs: int) -> s
     last, above = parts[-1], set(parts[:-1])
     if last == "gate" and parts[-2:-1] and parts[-2] in _MIXTURE and (outputs < inputs or not outputs):
         return "router"
+    if "router" in above:
+        return "router"
     if last in _ANYWHERE:
         return _ANYWHERE[last]
     if last == "dense" and parts[-2:-1] == ["intermediate"]:

@@ -11,8 +11,8 @@ from backends.oneshot.matrices import Matrix
 from backends.oneshot.methods import Method, Outcome, Ratio, awq_method, gptq_method, sparsegpt_method, wanda_method
 from backends.oneshot.statistics import Inputs
 from knowledge.techniques.base import Technique
-from knowledge.techniques.groups import Awq, Gptq
-from knowledge.techniques.patterns import by_layer
+from knowledge.techniques.calibrated import Awq, Gptq
+from knowledge.techniques.patterns import by_layer, naming_none
 from knowledge.techniques.prune_once import OneShotPruning, SparseGpt
 from knowledge.values import InputError
 
@@ -46,6 +46,21 @@ def method_for(
     return _pruning(technique, ratio, forms)
 
 
+def check_layers(technique: Technique, paths: Sequence[str]) -> None:
+    """Raise InputError for ratios of layers that are none of these, which are all that the technique is to change.
+
+    And where it is to leave experts out.
+    """
+    if not getattr(technique, "include_experts", True):
+        remedy = "leave it at true, or use `advisor run`"
+        raise InputError(f"{technique.id}.include_experts", False, "blocks are compressed as a whole", remedy)
+    unknown = naming_none(technique.layer_ratios, paths) if isinstance(technique, OneShotPruning) else ()
+    if unknown:
+        problem = f"names no layer of the blocks, whose paths are such as {paths[0]}"
+        remedy = "write whole parts of paths, or leave it out"
+        raise InputError(f"{technique.id}.layer_ratios", ", ".join(unknown), problem, remedy)
+
+
 def _pruning(technique: OneShotPruning, ratio: Ratio, forms: Forms | None) -> Method:
     if not isinstance(technique, SparseGpt):
         return wanda_method(ratio, technique.kept(), exact=technique.allocation != "uniform")
@@ -60,6 +75,9 @@ def _own_ratio(technique: OneShotPruning) -> Ratio:
     if technique.allocation != "uniform":
         problem = f"{technique.allocation} looks at the whole model before any block"
         raise InputError(f"{technique.id}.allocation", technique.allocation, problem, "leave it at uniform")
+    if technique.max_loss is not None:
+        problem = "is measured on the whole model before any block"
+        raise InputError(f"{technique.id}.max_loss", technique.max_loss, problem, "leave it out, or use `advisor run`")
     if len(said := technique.ratios_set()) > 1:
         remedy = ", or ".join(said.values())
         raise InputError(technique.id, " and ".join(said), "each sets the ratio of every layer", remedy)

@@ -42,10 +42,10 @@ class Sums:
         self.sums: dict[Key, Inputs] = {}
         self.mask: Tensor | None = None  # of the batch that is on its way
 
-    def see(self, module: nn.Module, name: str, expert: int | None, x: Tensor) -> Tensor:
+    def see(self, module: nn.Module, name: str, expert: int | None, x: Tensor, tokens: Tensor | None) -> Tensor:
         key = (id(module), name, expert)
         if key in self.todo:
-            self.sums.setdefault(key, Inputs(x.shape[-1])).add(counted(x, self.mask), self.method.products)
+            self.sums.setdefault(key, Inputs(x.shape[-1])).add(counted(x, self.mask, tokens), self.method.products)
         return x
 
 
@@ -77,14 +77,14 @@ def _one_pass(
     done: list[Done] = []
     last: list[tuple[Tensor, Inputs]] = []  # q, k and v read one tensor
 
-    def see(module: nn.Module, name: str, expert: int | None, x: Tensor) -> Tensor:
+    def see(module: nn.Module, name: str, expert: int | None, x: Tensor, tokens: Tensor | None) -> Tensor:
         matrix = todo.pop((id(module), name, expert), None)
         if matrix is None:
             return x
         if not last or last[0][0] is not x:
             inputs = Inputs(x.shape[-1])
             if method.reads:
-                inputs.add(counted(x, entry.mask), method.products)
+                inputs.add(counted(x, entry.mask, tokens), method.products)
             last[:] = [(x, inputs)]
         done.append(_changed(matrix, last[0][1], method))
         return x
@@ -134,6 +134,7 @@ def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = T
         inputs.check(matrix.name)
         if method.inverse and in_blocks and matrix.expert is None:
             inputs.check_tokens(matrix.name)
+    inputs.routed = matrix.expert is not None
     outcome = method.apply(matrix.path, weight, inputs)
     matrix.write(outcome.weight)
     return Done(matrix, outcome, tokens)

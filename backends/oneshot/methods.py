@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backends.oneshot.fold import Folds
 from backends.oneshot.matrices import Matrix
 from backends.oneshot.statistics import Inputs
 from backends.prune.joint import Rounding
@@ -36,6 +37,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """The evenly spaced values that a method's weights lie on."""
+
+    bits: int
+    group_size: int  # ≤ 0: a scale for each row
+    symmetric: bool
+
+
+@dataclass(frozen=True)
 class Method:
     """What a method needs of a layer's inputs, and what it does with them."""
 
@@ -45,6 +55,8 @@ class Method:
     inverse: bool = False  # whether it inverts them: then there must be as many tokens as inputs
     reads: bool = True  # whether it needs data at all
     before: bool = False  # whether it wants what a block's layers read before any of them is changed
+    rounded: Rounded | None = None  # what its weights lie on, where it rounds them
+    folding: Callable[[Folds], Method] | None = None  # the same with factors that go into norms alone, where it has any
 
 
 Ratio = Callable[[str], float]  # of a path
@@ -94,7 +106,7 @@ def gptq_method(bits: int, group_size: int, symmetric: bool, damping: float = DA
     def apply(path: str, weight: Tensor, inputs: Inputs) -> Outcome:
         return Outcome(*gptq(weight, inputs, bits, group_size, symmetric, damping, reorder))
 
-    return Method("gptq", apply, products=True, inverse=True)
+    return Method("gptq", apply, products=True, inverse=True, rounded=Rounded(bits, group_size, symmetric))
 
 
 def rounding_method(bits: int, group_size: int, symmetric: bool) -> Method:
@@ -104,7 +116,7 @@ def rounding_method(bits: int, group_size: int, symmetric: bool) -> Method:
         codes, scales, zeros = quantize(weight, bits, group_size, symmetric)
         return Outcome(dequantize(codes, scales, zeros, group_size), scales, zeros.to(torch.float32))
 
-    return Method("round", apply, reads=False)
+    return Method("round", apply, reads=False, rounded=Rounded(bits, group_size, symmetric))
 
 
 UNCLIPPED = {"attention_q", "attention_k", "attention_qkv"}  # their outputs are multiplied by one another
@@ -113,21 +125,37 @@ WORTH_A_MULTIPLICATION = 0.9
 
 
 def awq_method(
-    bits: int, group_size: int, symmetric: bool, grid: int, clip: bool, readers: Mapping[str, Sequence[Matrix]]
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    grid: int,
+    clip: bool,
+    readers: Mapping[str, Sequence[Matrix]],
+    folds: Folds | None = None,
 ) -> Method:
-    """See `awq`. `readers` of a path: all matrices that read the same, which get one set of factors."""
+    """See `awq`. `readers` of a path: all matrices that read the same, which get one set of factors.
+
+    With `folds`, only layers behind a norm that takes the division get factors, and such as it can hold. The down
+    projection of an expert has factors of its own, by which its up projection divides for nothing; what reads the
+    tokens themselves has none: the experts share them with the router.
+    """
     found: dict[str, Tensor] = {}  # by the first reader
 
     def factors(weights: Sequence[Tensor], role: str, inputs: Inputs) -> Tensor:
-        worth = WORTH_A_MULTIPLICATION if role in MULTIPLIED else 1.0
+        worth = WORTH_A_MULTIPLICATION if role in MULTIPLIED and not inputs.routed else 1.0
         return channel_factors(weights, inputs.second_moment, bits, group_size, symmetric, grid, worth)
 
     def shared(path: str, weight: Tensor, role: str, inputs: Inputs) -> Tensor:
+        if (folds is not None and path not in folds) or (inputs.routed and role != "ffn_down"):
+            return torch.ones_like(inputs.norms)
         together = readers.get(path)
         if not together:
-            return factors([weight], role, inputs)
+            alone = factors([weight], role, inputs)
+            return alone if folds is None else folds.nearest(path, alone)
         if (first := together[0].path) not in found:  # asked for by the first that comes, before any is changed
             found[first] = factors([m.read().float() for m in together], role, inputs)
+            if folds is not None:
+                found[first] = folds.nearest(first, found[first])
         return found[first]
 
     def apply(path: str, weight: Tensor, inputs: Inputs) -> Outcome:
@@ -138,4 +166,11 @@ def awq_method(
         )
         return Outcome(*parts, factors=by_channel)
 
-    return Method("awq", apply, products=True)
+    form = bits, group_size, symmetric
+    return Method(
+        "awq",
+        apply,
+        products=True,
+        rounded=Rounded(*form),
+        folding=lambda folds: awq_method(*form, grid, clip, readers, folds),
+    )

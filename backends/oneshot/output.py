@@ -11,32 +11,41 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from backends.oneshot.forms import PACKED_INDEX, Dense
 from backends.oneshot.parts import OUTSIDE, Parts
 from backends.oneshot.progress import PROGRESS, Progress, write_progress
 from backends.oneshot.shards import write_shard
 from knowledge.files import copy_file, write_text
-from knowledge.shards import INDEX, read_header
+from knowledge.shards import INDEX, read_header, read_json
 from knowledge.values import InputError
 
-ACTIVATIONS, LOCK = ".activations", ".lock"
+ACTIVATIONS, LOCK, CONFIG = ".activations", ".lock", "config.json"
 BESIDES = {".json", ".txt", ".model", ".jinja", ".tiktoken"}  # what is copied besides weights
 
 
-def finish(parts: Parts, out: Path, names: Sequence[str], progress: Progress) -> None:
+def finish(form: Dense, out: Path, names: Sequence[str], progress: Progress) -> None:
     """Write what is no block's, and what makes a folder of files a model; the index last."""
+    parts = form.parts
     for (_, held), name in zip(_rest(parts), names[progress.blocks :], strict=True):
         write_shard(out / name, {one: parts.shards.at(one) for one in held})
         parts.shards.let_go(held)
     for path in sorted(parts.folder.iterdir()):
-        if path.is_file() and path.suffix in BESIDES and path.name not in (INDEX, PROGRESS):
+        if path.is_file() and path.suffix in BESIDES and path.name not in (INDEX, PACKED_INDEX, PROGRESS):
             copy_file(path, out / path.name)
-    headers = {name: read_header(out / name) for name in names}
-    total = sum(end - start for h in headers.values() for start, end in (one["data_offsets"] for one in h.values()))
-    places = {tensor: name for name, header in headers.items() for tensor in header}
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    write_text(out / INDEX, json.dumps(index, indent=2))
+    config = read_json(parts.folder / CONFIG, "is no JSON configuration")
+    if (changed := form.config(config, progress.layers)) != config:
+        write_text(out / CONFIG, json.dumps(changed, indent=2) + "\n")
+    places = {tensor: name for name in names for tensor in read_header(out / name)}
+    index = {"metadata": {"total_size": weight_bytes(out, names)}, "weight_map": dict(sorted(places.items()))}
+    write_text(out / form.index, json.dumps(index, indent=2))
     write_progress(out, progress.model_copy(update={"finished": True}))
     shutil.rmtree(out / ACTIVATIONS, ignore_errors=True)
+
+
+def weight_bytes(out: Path, names: Sequence[str]) -> int:
+    """Bytes of all tensors in these files."""
+    offsets = (one["data_offsets"] for name in names for one in read_header(out / name).values())
+    return sum(end - start for start, end in offsets)
 
 
 def _rest(parts: Parts) -> list[tuple[int, list[str]]]:
@@ -49,10 +58,14 @@ def _rest(parts: Parts) -> list[tuple[int, list[str]]]:
     return sorted(found.items())
 
 
-def file_names(parts: Parts) -> list[str]:
+def file_names(form: Dense) -> list[str]:
     """A shard per block, then one per file that holds anything else."""
-    count = len(parts.blocks) + len(_rest(parts))
-    return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+    blocks = len(form.parts.blocks)
+    count = blocks + len(_rest(form.parts))
+    return [
+        f"model-{number:05}-of-{count:05}{form.suffix if number <= blocks else Dense.suffix}"
+        for number in range(1, count + 1)
+    ]
 
 
 def broken(out: Path, names: Sequence[str], progress: Progress, batches: int) -> str:
@@ -71,7 +84,8 @@ def broken(out: Path, names: Sequence[str], progress: Progress, batches: int) ->
 
 def clear(out: Path) -> None:
     """Remove an earlier run's results, the index first: a folder without it is no model."""
-    (out / INDEX).unlink(missing_ok=True)
+    for index in (INDEX, PACKED_INDEX):
+        (out / index).unlink(missing_ok=True)
     for path in out.glob("model-*-of-*.safetensors"):
         path.unlink()
     shutil.rmtree(out / ACTIVATIONS, ignore_errors=True)

@@ -26,8 +26,9 @@ from transformers.initialization import guard_torch_init_functions
 
 from backends.blocks import find_blocks
 from backends.huggingface import quiet, read_config
+from backends.oneshot.buffers import is_unknown, unknown
 from backends.oneshot.shards import DTYPES, Shards, Stored, stored
-from knowledge.configs import OF_THESE_WEIGHTS, shape_text
+from knowledge.configs import OF_THESE_WEIGHTS, QUANTIZED, shape_text
 from knowledge.shards import REMEDY
 from knowledge.values import InputError
 
@@ -55,7 +56,7 @@ class Parts:
                 raise InputError("model", folder, problem, "give one that writes text") from None
         self.model: Any = model.eval().requires_grad_(False)
         self.base: nn.Module = model.base_model  # without the head, which nothing reads
-        self.path, self.blocks = find_blocks(model)
+        self.path, self.blocks = find_blocks(model, mixed=True)
         self.targets: dict[str, tuple[str, str | None]] = {}  # name in the files -> name in the model, converter
         mapping = get_model_conversion_mapping(model)
         renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
@@ -101,6 +102,9 @@ class Parts:
         ]
         there = {target for target, _ in self.targets.values()}
         for first, second in self.model.all_tied_weights_keys.items():
+            if first.startswith(f"{self.path}.") and second.startswith(f"{self.path}."):
+                problem = f"{second} is the weight of another block too: {first}"
+                raise InputError("model", self.folder, problem, "use `advisor run`, which holds all blocks at once")
             there |= {first, second} if there & {first, second} else set()
         needed = [
             f"{path}.{name}" for number in self.names for path, m in self.modules(number) for name in m._parameters
@@ -176,15 +180,19 @@ class Parts:
             if isinstance(module, transformers.PreTrainedModel)
         }
         for path, module in self.modules(number):
-            names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
+            buffers = {name: one for name, one in module._buffers.items() if one is not None}
+            names = [name for name in module._non_persistent_buffers_set if name in buffers]
             for name in names:
-                module._buffers[name] = torch.empty_like(module._buffers[name], device=self.device(number))  # type: ignore[arg-type]
+                module._buffers[name] = unknown(buffers[name], self.device(number))
             if names:
                 owner = max((p for p in above if not p or f"{path}.".startswith(f"{p}.")), key=len)
                 with torch.no_grad(), guard_torch_init_functions():
                     above[owner]._init_weights(module)
+                    if any(is_unknown(module.get_buffer(name)) for name in names):
+                        # Falcon-H1 itself computes those of its blocks
+                        above[owner]._init_weights(above[owner])
             for name, held in (*module._parameters.items(), *module._buffers.items()):
-                if held is not None and held.is_meta:
+                if held is not None and (held.is_meta or (name in names and is_unknown(held))):
                     whole = f"{path}.{name}".removeprefix(".")
                     raise InputError("model", self.folder, f"weight {whole} is missing", REMEDY)
 
@@ -210,7 +218,7 @@ class Parts:
         plain = {target: name for name, (target, pattern) in self.targets.items() if pattern is None}
         now: dict[str, Tensor] = {plain[one]: self.model.get_parameter(one) for one in changed if one in plain}
         if converted := {one: self.model.get_parameter(one).detach() for one in changed if one not in plain}:
-            now |= _as_in_files(self.model, converted)
+            now |= as_in_files(self.model, converted)
         for name, tensor in now.items():
             if name not in found or found[name].shape != tuple(tensor.shape):
                 raise InputError("model", name, "cannot be written the way the folder holds it", "save the model again")
@@ -226,7 +234,8 @@ def _emptied(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
 
 
-def _as_in_files(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_in_files(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by their names in the model as its files hold them, by their names there."""
     found: dict[str, Tensor] = revert_weight_conversion(model, dict(tensors))
     return found
 
@@ -234,5 +243,5 @@ def _as_in_files(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 def _config(folder: Path) -> Any:
     config = read_config(folder)
     if getattr(config, "quantization_config", None) is not None:
-        raise InputError("model", folder, "is quantized already", "give the model that it was made from")
+        raise InputError("model", folder, "is quantized already", QUANTIZED)
     return config

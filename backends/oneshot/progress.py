@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from backends.quantize.pack_quantized import Scheme
 from knowledge.files import write_text
 from knowledge.values import InputError, Value
 
@@ -14,6 +15,7 @@ PROGRESS = "compression.json"
 PARTS = {
     "source": "the model's files",
     "method": "the method",
+    "form": "the format",
     "calibration": "the calibration tokens",
     "batches": "how many windows pass at once",
     "software": "the program or its libraries",
@@ -25,6 +27,7 @@ class Key(Value):
 
     source: str
     method: str
+    form: str
     calibration: str
     batches: str
     software: str
@@ -38,12 +41,20 @@ class Layer(Value):
     unread: int  # that no calibration token reached: they went by their size
     fewest_tokens: int
     damping: float  # the most that a Hessian took
+    inputs: int
+    weights: int
+    zeros: int  # of the weights
+    bytes_before: int
+    bytes_after: int
+    scheme: Scheme | None = None  # that it is packed in
+    scaled: bool = False  # by channel, before it was rounded
+    left: str = ""  # why it is not packed, where that was asked for
 
 
 class Progress(Value):
     """The blocks that are done."""
 
-    schema_version: Literal["advisor.stream/1"] = Field("advisor.stream/1", alias="schema")
+    schema_version: Literal["advisor.stream/2"] = Field("advisor.stream/2", alias="schema")
     key: Key
     blocks: int
     done: int = 0

@@ -36,7 +36,7 @@ def compress_model(model: LoadedModel, context: Context, paths: Sequence[str], m
     batches = calibration_batches(model, context, method)
     if is_one_block(model):
         return compress_whole(model, batches, [m for path in paths for m in matrices(model.module, path)], method)
-    blocks_path, blocks = find_blocks(model.module)
+    blocks_path, blocks = find_blocks(model.module, mixed=True)
     inside = chosen_matrices(model.module, blocks_path, paths)
     config = getattr(model.module, "config", None)
     entries = [_entry(model, batch) for batch in batches]
@@ -47,7 +47,7 @@ def compress_model(model: LoadedModel, context: Context, paths: Sequence[str], m
         sums = Sums(outside, method)
         with torch.no_grad(), watched(model.module, config, sums.see):
             for batch in batches:
-                sums.mask = _mask(batch)
+                sums.mask = padding(batch)
                 model.forward(batch)
         done += changed_by_sums(sums, in_blocks=False)
     return done
@@ -58,7 +58,7 @@ def is_one_block(model: LoadedModel) -> bool:
     if model.info.family == "cnn":
         return True
     try:
-        find_blocks(model.module)
+        find_blocks(model.module, mixed=True)
     except InputError:
         return True
     return False
@@ -80,7 +80,7 @@ def changed_as_one(
     """The same as the method wants it, and the outputs that the changed model gives for each batch."""
     owners = [m.place.owner for m in found]
     whole = Whole(model, [owner for owner in owners if unfolds(owner)])
-    entries = [Entry(next(iter(batch.values())), [((batch,), {})], _mask(batch)) for batch in batches]
+    entries = [Entry(next(iter(batch.values())), [((batch,), {})], padding(batch)) for batch in batches]
     done = list(compress([whole], entries, {0: found}, method, getattr(model.module, "config", None)))
     return done, [entry.hidden for entry in entries]
 
@@ -103,10 +103,11 @@ def calibration_batches(model: LoadedModel, context: Context, method: Method) ->
 
 def _entry(model: LoadedModel, batch: dict[str, Tensor]) -> Entry:
     entry = enter(model.module, lambda: model.forward(batch))
-    entry.mask = _mask(batch)
+    entry.mask = padding(batch)
     return entry
 
 
-def _mask(batch: dict[str, Any]) -> Tensor | None:
+def padding(batch: dict[str, Any]) -> Tensor | None:
+    """False where a token is padding; None where none is. [batch, time]"""
     mask = batch.get("attention_mask")
     return None if mask is None or bool(mask.all()) else mask.bool()

@@ -52,13 +52,13 @@ def stored(tensor: Tensor, dtype: str) -> Stored:
     return Stored(dtype, tuple(tensor.shape), flat.view(torch.uint8).numpy().data)
 
 
-def write_shard(path: Path, tensors: Mapping[str, Stored]) -> None:
+def write_shard(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None) -> None:
     """Replace `path` by a safetensors file with these tensors, widest numbers first, as alignment wants it.
 
     Raises DiskFull.
     """
     names = sorted(tensors, key=lambda name: (-_bytes_each(tensors[name]), name))
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header, end = {"__metadata__": {"format": "pt"} | dict(metadata or {})}, 0
     for name in names:
         one = tensors[name]
         header[name] = {"dtype": one.dtype, "shape": one.shape, "data_offsets": (end, end + one.data.nbytes)}  # type: ignore[dict-item]

@@ -27,8 +27,10 @@ def moved(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, (list, tuple)):
         return type(value)(moved(one, device) for one in value)
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {key: moved(one, device) for key, one in value.items()}
+    if hasattr(value, "to"):  # a library's own mapping, such as the keys that blocks share
+        return value.to(device)
     return value
 
 

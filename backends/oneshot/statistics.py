@@ -21,6 +21,7 @@ class Inputs:
     tokens: int = 0
     squares: Tensor | None = None  # [in], sum of x²
     products: Tensor | None = None  # [in, in], sum of x·xᵀ
+    routed: bool = False  # whether an expert read it, to which some of the tokens are sent
     factors: dict[float, tuple[Tensor, float]] = field(default_factory=dict)  # by damping, once for all that read it
 
     def add(self, x: Tensor, gram: bool) -> None:

@@ -13,35 +13,35 @@ float32; weights are written in the numbers of their file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backends.memory import return_freed, return_large_arrays
 from backends.models import default_devices
-from backends.oneshot.blocks import enter
-from backends.oneshot.engine import Done, chosen_matrices, compress
+from backends.oneshot.blocks import enter, gone
+from backends.oneshot.engine import chosen_matrices, compress
 from backends.oneshot.feed import windows_at_once
 from backends.oneshot.fetch import fetched
-from backends.oneshot.matrices import Matrix, is_dense
+from backends.oneshot.forms import Dense, sheets_of
+from backends.oneshot.integers import Asked, form_for
+from backends.oneshot.matrices import Matrix, layer_paths
 from backends.oneshot.methods import Method
-from backends.oneshot.output import ACTIVATIONS, alone, broken, clear, file_names, fingerprint, finish
+from backends.oneshot.output import ACTIVATIONS, alone, broken, clear, file_names, fingerprint, finish, weight_bytes
 from backends.oneshot.parts import OUTSIDE, Parts
 from backends.oneshot.progress import Key, Layer, Progress, read_progress, write_progress
 from backends.oneshot.readers import readers_together
-from backends.oneshot.shards import write_shard
 from backends.oneshot.spill import Batch, drop, spilled
 from backends.store import code_version
 from knowledge.configs import longest_of
 from knowledge.values import InputError
 
 Make = Callable[[Mapping[str, Sequence[Matrix]]], Method]  # of a block, from which of its matrices read the same
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)  # of a few taps, as state-space models have them: they stay as they are
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class Streamed:
     resumed_at: int  # blocks that an earlier run had done
     afresh: str  # why an earlier run's blocks were not used; empty where there were none, or they were
     layers: tuple[Layer, ...]
+    form: str  # as `backends.oneshot.forms` names it
+    not_packed: str  # why it is none that packs, where that was left open
+    bytes_before: int
+    bytes_after: int
 
 
 def compress_folder(
@@ -62,16 +66,18 @@ def compress_folder(
     make: Make,
     setting: str,
     *,
+    form: Asked = "dense",
     devices: Sequence[torch.device] = (),
     at_once: int | None = None,
+    check: Callable[[Sequence[str]], None] = lambda paths: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Streamed:
     """Compress the dense layers and experts of every block of a Hugging Face folder into another such folder.
 
     `tokens`: [windows, length]. `setting` names what `make` makes, all parameters included: a run that is begun again
-    with the same goes on after the last finished block. `devices`: what computes, blocks taking them in turn; by
-    default every GPU there is. `at_once`: windows that pass a block together, by default what memory allows. `tell`
-    gets a line per block.
+    with the same goes on after the last finished block. `form`: see `form_for`. `devices`: what computes, blocks taking
+    them in turn; by default every GPU there is. `at_once`: windows that pass a block together, by default what memory
+    allows. `check` gets the paths of all layers before any is changed, `tell` a line per block.
 
     Raises InputError: a shard missing or truncated, a weight missing or of another shape, tokens that the model does
     not know or too few for a Hessian, activations that are not finite, another run at work there; DiskFull.
@@ -81,20 +87,28 @@ def compress_folder(
     _check_tokens(tokens, parts)
     tokens = tokens.cpu().long()
     method = make(readers_together(_matrices(parts, 0)))
+    chosen = [_matrices(parts, n) for n in range(len(parts.blocks))]
+    if not any(chosen):
+        raise InputError("model", source, f"has no dense layers or experts in {parts.path}", "use `advisor run`")
+    check([matrix.path for found in chosen for matrix in found])
+    written, not_packed = form_for(form, parts, method, chosen)
     widest = max(max(p.shape[-2:]) for p in parts.blocks.parameters() if p.dim() > 1)
     windows, length = tokens.shape
     at_once = at_once or windows_at_once(windows, length, widest, method, parts.devices)
     key = Key(
         source=fingerprint(source, parts.shards.files),
         method=setting,
+        form=written.name,
         calibration=hashlib.sha256(tokens.numpy().tobytes() + str(tokens.shape).encode()).hexdigest()[:16],
         batches=str(at_once),
         software=f"{code_version()} {parts.device(OUTSIDE).type}",
     )
     with alone(out, source):
         progress, afresh = read_progress(out, key, len(parts.blocks))
-        names = file_names(parts)
-        if not afresh and (lost := broken(out, names, progress, -(-windows // at_once))):
+        names = file_names(written)
+        if not afresh and (
+            lost := broken(out, names, progress, -(-windows // at_once)) or gone(parts.blocks, progress.done)
+        ):
             progress, afresh = Progress(key=key, blocks=len(parts.blocks)), lost
         begun = progress.done
         if afresh:
@@ -105,14 +119,24 @@ def compress_folder(
             clear(out)
             write_progress(out, progress)
         if progress.done < progress.blocks:
-            progress = _blocks(parts, out, names, tokens, at_once, make, progress, tell)
+            progress = _blocks(written, out, names, tokens, at_once, make, progress, tell)
         if not progress.finished:
-            finish(parts, out, names, progress)
-    return Streamed(out, progress.blocks, begun, afresh, progress.layers)
+            finish(written, out, names, progress)
+    return Streamed(
+        folder=out,
+        blocks=progress.blocks,
+        resumed_at=begun,
+        afresh=afresh,
+        layers=progress.layers,
+        form=written.name,
+        not_packed=not_packed,
+        bytes_before=sum(place.end - place.start for place in parts.shards.places.values()),
+        bytes_after=weight_bytes(out, names),
+    )
 
 
 def _blocks(
-    parts: Parts,
+    form: Dense,
     out: Path,
     names: Sequence[str],
     tokens: Tensor,
@@ -121,19 +145,17 @@ def _blocks(
     progress: Progress,
     tell: Callable[[str], None],
 ) -> Progress:
+    parts = form.parts
+    form.begin(make({}), tokens)
     batches = _batches(parts, out / ACTIVATIONS, tokens, at_once, progress.done)
     left = range(progress.done, progress.blocks)
     weights = fetched(parts.shards, [parts.names[n] for n in left], [parts.device(n) for n in left])
     for number, tensors in zip(left, weights, strict=True):
         parts.fill(number, tensors)
         found = _matrices(parts, number)
-        method = make(readers_together(found))
-        block = parts.blocks[number]
-        layers = _layers(compress([block], batches, {0: found}, method, parts.config))
-        weight_ids = {id(matrix.place.weight) for matrix in found}
-        prefix = f"{parts.path}.{number}"
-        changed = [name for name, one in block.named_parameters(prefix=prefix) if id(one) in weight_ids]
-        write_shard(out / names[number], parts.written(number, changed))
+        method = form.method(make(readers_together(found)), number, found)
+        sheets = sheets_of(compress([parts.blocks[number]], batches, {0: found}, method, parts.config))
+        layers = form.write(out / names[number], number, sheets)
         parts.shards.let_go(parts.names[number])
         parts.free(number)
         return_freed()
@@ -161,33 +183,8 @@ def _batches(parts: Parts, folder: Path, tokens: Tensor, at_once: int, block: in
 
 def _matrices(parts: Parts, number: int) -> list[Matrix]:
     """The dense layers and experts of a block, as the engine takes them."""
-    prefix, block = f"{parts.path}.{number}", parts.blocks[number]
-    modules = [(path, part) for path, part in block.named_modules(prefix=prefix) if not isinstance(part, CONVOLUTIONS)]
-    paths = [path for path, part in modules if is_dense(part)]
-    paths += [f"{path}.{name}" for path, part in modules for name, one in part._parameters.items() if _is_stack(one)]
+    paths = layer_paths(parts.blocks[number], f"{parts.path}.{number}")
     return chosen_matrices(parts.model, parts.path, paths).get(number, [])
-
-
-def _is_stack(parameter: Tensor | None) -> bool:
-    """Whether it holds a matrix per expert."""
-    return parameter is not None and parameter.dim() == 3
-
-
-def _layers(done: Iterator[Done]) -> tuple[Layer, ...]:
-    """What became of each layer, without the weights."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for one in done:
-        found.setdefault(one.matrix.path, []).append((one.tokens, one.outcome.damping))
-    return tuple(
-        Layer(
-            path=path,
-            matrices=len(each),
-            unread=sum(not tokens for tokens, _ in each),
-            fewest_tokens=min(tokens for tokens, _ in each),
-            damping=max(damping for _, damping in each),
-        )
-        for path, each in found.items()
-    )
 
 
 def _check_tokens(tokens: Tensor, parts: Parts) -> None:

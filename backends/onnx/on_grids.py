@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from backends.onnx import graph as graphs
 from backends.onnx.blockwise import Blocks, Matrix, matrices, store_blocks
 from backends.onnx.dense import Dense
 from backends.onnx.divide import divide_input
+from backends.onnx.experts import Experts, Stack, expert_layers, store_experts
 from backends.onnx.strip import strip_model
 from backends.quantize.stored import Grid, Grids
 from knowledge.formats import stored_as
@@ -29,11 +31,18 @@ def store_grids(path: Path, grids: Grids, layers: LayerTable) -> tuple[LayerTabl
     """
     model = graphs.load(path)
     there = {matrix.name: matrix for matrix in matrices(model.graph)}
-    obstacles = {name: why for name in grids if (why := _obstacle(name, there, layers))}
+    mixtures = [found for found in expert_layers(model.graph) if _one_form(grids, found)]
+    of_experts = {stack.name for found in mixtures for stack in (found.up, found.down)}
+    obstacles = {name: why for name in grids if name not in of_experts and (why := _obstacle(name, there, layers))}
     chosen = [(there[name], grid) for name, grid in grids.items() if name in there and name not in obstacles]
     _divide_inputs(chosen)
     for matrix, grid in chosen:
         store_blocks(matrix, _blocks(matrix, grid), grid.accuracy_level)
+    for found in mixtures:
+        up, down = (_blocks(stack, grids[stack.name]) for stack in (found.up, found.down))
+        factors = grids[found.down.name].factors
+        up = up if factors is None else _divided(up, factors.cpu())
+        store_experts(found, up, down, grids[found.up.name].accuracy_level)
     graphs.drop_unused_constants(model.graph)
     strip_model(model)
     graphs.save(model, path)
@@ -50,13 +59,35 @@ def _obstacle(name: str, there: Mapping[str, Matrix], layers: LayerTable) -> str
 
 
 def _holds(path: str, parameter: str) -> bool:
-    return parameter.startswith(f"{path}.")
+    return parameter == path or parameter.startswith(f"{path}.")
 
 
-def _blocks(matrix: Matrix, grid: Grid) -> Blocks:
-    rows = matrix.rows if grid.factors is None else matrix.rows * grid.factors.cpu()
-    zeros, symmetric = grid.stored_zeros.cpu(), grid.zeros is None
-    return Blocks.on_grid(rows, grid.scales.cpu(), zeros, grid.format.bits, grid.group_size, symmetric)
+def _one_form(grids: Grids, found: Experts) -> bool:
+    """Whether both stacks lie on grids that one operator reads, and what they read is divided by nothing."""
+    up, down = (grids.get(stack.name) for stack in (found.up, found.down))
+    return up is not None and down is not None and up.factors is None and _form(up) == _form(down)
+
+
+def _form(grid: Grid) -> tuple[int, int, bool, int]:
+    return grid.bits, grid.group_size, grid.zeros is None, grid.accuracy_level
+
+
+def _blocks(matrix: Matrix | Stack, grid: Grid) -> Blocks:
+    """A matrix on its grid; the experts of a stack one after another."""
+    rows = matrix.rows
+    if grid.factors is not None:
+        inputs = rows.shape[1]
+        by_row = grid.factors.cpu().reshape(-1, 1, inputs)  # of a matrix, or of each expert
+        rows = (rows.view(len(by_row), -1, inputs) * by_row).view(-1, inputs)
+    scales, zeros = (part.cpu().flatten(0, -2) for part in (grid.scales, grid.stored_zeros))
+    return Blocks.on_grid(rows, scales, zeros, grid.format.bits, grid.group_size, grid.zeros is None)
+
+
+def _divided(up: Blocks, factors: Tensor) -> Blocks:
+    """The rows of gates and up projections with what the latter give divided. factors: [experts, inner]"""
+    scales = up.scales.view(len(factors), 2, factors.shape[1], -1).clone()
+    scales[:, 1] /= factors[..., None]
+    return dataclasses.replace(up, scales=scales.view_as(up.scales))
 
 
 def _divide_inputs(rounded: Sequence[tuple[Matrix, Grid]]) -> None:
@@ -79,5 +110,5 @@ def _in_float(name: str, why: str) -> Refusal:
         technique="export",
         rule="groups-other-readers",
         observed=f"{name} {why}: it stays in float, rounded",
-        required="a matrix that products or lookups read",
+        required="a matrix that products or lookups read, or experts of a gate, an up and a down projection",
     )

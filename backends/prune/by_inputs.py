@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+
+import numpy as np
 
 from backends.context import Context
 from backends.locate import weight_tensors
@@ -14,6 +15,8 @@ from backends.oneshot.chosen import method_for
 from backends.oneshot.engine import Done
 from backends.oneshot.matrices import matrices
 from backends.oneshot.run import compress_model
+from backends.prune.allocation import LARGEST, NEAR
+from backends.prune.judge import Judge
 from backends.prune.magnitude import density
 from backends.prune.parts import allocated
 from backends.quantize.stored import Grid
@@ -23,24 +26,29 @@ from knowledge.techniques.patterns import by_layer
 from knowledge.techniques.prune_once import OneShotPruning, SparseGpt
 from knowledge.values import Decision, Refusal
 
+BEYOND = 0.1  # of the loss that may be lost: how much more is told
+
 
 def apply(technique: OneShotPruning, model: LoadedModel, context: Context) -> tuple[LoadedModel, Decision]:
     """Set weights of matrices to zero by what they read, in place; SparseGPT moves the others too.
 
     The decision holds the share of non-zero weights per layer, which layers no matrix stands for, and where the data
     did not suffice. Raises InputError where they are too few for a block's Hessians, or an activation is not finite,
-    naming the layer.
+    naming the layer; RunFailed where `max_loss` leaves no room.
     """
     touched = technique.touches(context.layers)
     odd = [path for path in context.layers.path[touched].tolist() if not _is_matrix(model, path)]
     paths = [path for path in context.layers.path[touched].tolist() if path not in odd]
-    make = partial(method_for, technique, {}, forms=_forms(technique, context.layers))
-    if technique.allocation == "uniform":
+    forms = _forms(technique, context.layers)
+    judge = Judge(model, context) if technique.max_loss is not None else None
+    if technique.allocation == "uniform" and judge is None:
         ratios = dict(zip(paths, by_layer(technique.layer_ratios, paths, technique.ratio).tolist(), strict=True))
     else:
-        ratios = allocated(technique, model, context, paths, make)
-    done = compress_model(model, context, paths, make(ratios.__getitem__))
+        ratios = allocated(technique, model, context, paths, forms)
+    done = compress_model(model, context, paths, method_for(technique, {}, ratio=ratios.__getitem__, forms=forms))
     skipped = (*_left_whole(technique, context.layers, odd), *cautions(technique, done))
+    if judge is not None:
+        skipped += tuple(_off_budget(technique, context.layers, ratios, judge.loss()))
     found = {path: density(weight_tensors(model.module, path)) for path in paths}
     grids = _grids(technique, model, done)
     formats = {path: grid.format for path, _, grid in grids}
@@ -87,4 +95,29 @@ def _left_whole(technique: OneShotPruning, layers: LayerTable, odd: Sequence[str
             observed=f"{path}: {why} does not unfold into one matrix, and stays whole",
             required="a convolution of one group along one or two axes",
             remedy="use magnitude, which prunes any convolution",
+        )
+
+
+def _off_budget(
+    technique: OneShotPruning, layers: LayerTable, ratios: Mapping[str, float], lost: float
+) -> Iterator[Refusal]:
+    """Where the layers together lose more than each of them alone told, or as many zeros as there can be lose less."""
+    asked = technique.max_loss
+    assert asked is not None
+    if lost > asked * (1 + BEYOND):
+        yield Refusal(
+            technique=technique.id,
+            rule="prune-loss-beyond",
+            observed=f"together the layers lose {lost:.2g} on the samples that each was judged on alone",
+            required=f"{asked:g}, where their losses add up",
+            remedy=f"set max_loss to {asked * asked / lost:.2g}",
+        )
+    weights = [layers.weights[layers.index(path)] for path in ratios]
+    if np.average(list(ratios.values()), weights=weights) > LARGEST - NEAR and lost < asked:
+        yield Refusal(
+            technique=technique.id,
+            rule="prune-loss-unused",
+            observed=f"{LARGEST:.0%} of the weights are gone, and {lost:.2g} lost",
+            required=f"more zeros for a loss of {asked:g}",
+            remedy="set a smaller max_loss",
         )

@@ -44,6 +44,18 @@ class Stored(Value):
 
 def save_packed(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write the tensors of a state dict, each in its smallest form; raises DiskFull when the disk is full."""
+    stored, metadata = encoded(tensors)
+    with replacing(path) as temporary:
+        try:
+            save_file(stored, temporary, metadata=metadata)
+        except SafetensorError as error:
+            if disk_full(error):
+                raise OSError(errno.ENOSPC, str(error)) from error
+            raise
+
+
+def encoded(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a file holds of the tensors of a state dict, each in its smallest form, and the file's metadata."""
     described: dict[str, Stored] = {}
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -55,13 +67,7 @@ def save_packed(tensors: Mapping[str, Tensor], path: Path) -> None:
             numbers = torch.from_numpy(array)
             stored[_key(name, part)] = numbers if part in ("mask", "index") else numbers.view(kept.dtype)
     text = json.dumps({name: one.model_dump(mode="json") for name, one in described.items()})
-    with replacing(path) as temporary:
-        try:
-            save_file(stored, temporary, metadata={"format": "pt", "schema": SCHEMA, "tensors": text})
-        except SafetensorError as error:
-            if disk_full(error):
-                raise OSError(errno.ENOSPC, str(error)) from error
-            raise
+    return stored, {"format": "pt", "schema": SCHEMA, "tensors": text}
 
 
 def load_packed(path: Path) -> dict[str, Tensor]:

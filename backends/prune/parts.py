@@ -1,70 +1,93 @@
-"""What pruning would cost each part of a model, measured on calibration data, and the ratios that follow.
+"""Ratios of a model's layers under one total, from what pruning would cost each on calibration data.
 
-A part is a block of a transformer with all that is pruned in it; elsewhere every layer is one.
+Outliers are counted in a block of a transformer with all that is pruned in it, elsewhere in a layer; losses are those
+of a layer everywhere.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from backends.context import Context
-from backends.losses import soft_loss, vector_loss
 from backends.models import LoadedModel
+from backends.oneshot.chosen import Forms
 from backends.oneshot.matrices import Matrix, matrices
 from backends.oneshot.methods import Method, Outcome
-from backends.oneshot.run import calibration_batches, changed_as_one
+from backends.oneshot.run import changed_as_one
 from backends.oneshot.statistics import Inputs
-from backends.prune.allocation import Numbers, by_losses, by_outliers, reach
+from backends.prune.allocation import Numbers, by_losses, by_outliers, largest_ratio
+from backends.prune.judge import read_batches
+from backends.prune.sensitivity import layer_curves
+from knowledge.layers import LayerTable
 from knowledge.techniques.prune_once import OneShotPruning
+from knowledge.values import RunFailed
 
 OUTLIER = 5.0  # times the mean: what counts as far above it (arXiv:2310.05175, their README's --Hyper_m)
-TOKENS, SAMPLES = 4096, 64  # that parts are measured on, at least: samples that hold the tokens, or images
-
-Parts = Mapping[str, Sequence[Matrix]]
-Make = Callable[[Callable[[str], float]], Method]  # a method from the ratio of each path
 
 
 def allocated(
-    technique: OneShotPruning, model: LoadedModel, context: Context, paths: Sequence[str], make: Make
+    technique: OneShotPruning, model: LoadedModel, context: Context, paths: Sequence[str], forms: Forms
 ) -> dict[str, float]:
-    """The ratio of every path under the technique's allocation; together they are `ratio` of all weights."""
-    layers = context.layers
+    """The ratio of every path under the technique's allocation.
+
+    Together they are `ratio` of all weights; with `max_loss`, the largest share that its loss allows. Raises RunFailed
+    where it allows none.
+    """
+    weights = np.array([sum(m.read().numel() for m in matrices(model.module, path)) for path in paths], dtype=float)
+    if technique.max_loss is None and technique.allocation != "sensitivity":
+        found = _shared(technique, model, context, paths, weights, None)(technique.ratio)
+    else:
+        measured = layer_curves(technique, model, context, paths, forms).losses
+        curves = np.array([measured[path] for path in paths])
+        shared = _shared(technique, model, context, paths, weights, curves)
+        ratio = technique.ratio
+        if technique.max_loss is not None:
+            try:
+                ratio = largest_ratio(curves, shared, technique.max_loss)
+            except RunFailed as error:
+                raise RunFailed(f"{technique.id}: {error}") from None
+        found = shared(ratio)
+    return dict(zip(paths, found.tolist(), strict=True))
+
+
+def _shared(
+    technique: OneShotPruning,
+    model: LoadedModel,
+    context: Context,
+    paths: Sequence[str],
+    weights: Numbers,
+    curves: Numbers | None,
+) -> Callable[[float], Numbers]:
+    """How paths share a total."""
+    if technique.allocation == "sensitivity":
+        assert curves is not None
+        return lambda ratio: by_losses(curves, weights, ratio, technique.farthest())
+    if technique.allocation == "uniform":
+        return lambda ratio: np.full(len(paths), ratio)
+    number = _part_numbers(context.layers, paths)
+    parts: dict[int, list[Matrix]] = {n: [] for n in range(number.max() + 1)}
+    for path, n in zip(paths, number.tolist(), strict=True):
+        parts[n] += matrices(model.module, path)
+    outliers = outlier_shares(model, parts, read_batches(model, context))
+    together = np.bincount(number, weights).astype(np.float64)
+    return lambda ratio: by_outliers(outliers, together, ratio, technique.farthest())[number]
+
+
+def _part_numbers(layers: LayerTable, paths: Sequence[str]) -> np.ndarray:
+    """Which part each path belongs to."""
     blocks = dict(zip(layers.path.tolist(), layers.block.tolist(), strict=True))
     whole = layers.info.family == "cnn"
-    part_of = {path: path if whole or blocks[path] < 0 else f"block {blocks[path]}" for path in paths}
-    parts: dict[str, list[Matrix]] = {}
-    for path in paths:
-        parts.setdefault(part_of[path], []).extend(matrices(model.module, path))
-    weights = np.array([sum(m.read().numel() for m in part) for part in parts.values()], dtype=np.float64)
-    batches = few_batches(model, context)
-    if technique.allocation == "outliers":
-        found = by_outliers(outlier_shares(model, parts, batches), weights, technique.ratio, technique.bound)
-    else:
-        far = reach(technique.ratio, technique.bound)
-        ends = [dict.fromkeys(paths, at) for at in (technique.ratio - far, technique.ratio + far)]
-        low, high = (losses_alone(model, parts, batches, make(end.__getitem__)) for end in ends)
-        found = by_losses(low, high, weights, technique.ratio, technique.bound)
-    by_part = dict(zip(parts, found.tolist(), strict=True))
-    return {path: by_part[part_of[path]] for path in paths}
+    names = [path if whole or blocks[path] < 0 else f"block {blocks[path]}" for path in paths]
+    known = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([known[name] for name in names])
 
 
-def few_batches(model: LoadedModel, context: Context) -> list[dict[str, Tensor]]:
-    """The first calibration samples, in one batch where memory holds it: tokens for the widest Hessian."""
-    split = context.data.calibration
-    lengths = [a.shape[1] for a in split.inputs.values() if a.ndim == 2]
-    tokens = max(TOKENS, int(context.layers.inputs.max()))
-    samples = -(-tokens // max(lengths)) if lengths else SAMPLES
-    data = dataclasses.replace(context.data, calibration=split.head(samples))
-    reading = Method("", lambda path, weight, inputs: Outcome(weight))
-    return calibration_batches(model, dataclasses.replace(context, data=data), reading)
-
-
-def outlier_shares(model: LoadedModel, parts: Parts, batches: Sequence[dict[str, Tensor]]) -> Numbers:
+def outlier_shares(
+    model: LoadedModel, parts: Mapping[int, Sequence[Matrix]], batches: Sequence[dict[str, Tensor]]
+) -> Numbers:
     """The share of weights in each part whose |w| · ‖x‖ is far above the part's mean (arXiv:2310.05175, section 3.1).
 
     ‖x‖ is the root mean square here: experts read different numbers of tokens.
@@ -85,27 +108,3 @@ def outlier_shares(model: LoadedModel, parts: Parts, batches: Sequence[dict[str,
         mean = sum(float(s.double().sum()) for s in scores) / count
         shares.append(sum(int((s > OUTLIER * mean).sum()) for s in scores) / count)
     return np.array(shares)
-
-
-def losses_alone(model: LoadedModel, parts: Parts, batches: Sequence[dict[str, Tensor]], method: Method) -> Numbers:
-    """How far the model's outputs go from its own when each part alone is pruned: KL, or 1 − cosine of vectors."""
-    with torch.no_grad():
-        wanted = [model.forward(batch) for batch in batches]
-    alone = dataclasses.replace(method, before=False, inverse=False)
-    found = []
-    for part in parts.values():
-        kept = [matrix.read().clone() for matrix in part]
-        try:
-            _, given = changed_as_one(model, batches, part, alone)
-        finally:
-            for matrix, weight in zip(part, kept, strict=True):
-                matrix.write(weight)
-        each = [_distance(model, g, w, batch) for g, w, batch in zip(given, wanted, batches, strict=True)]
-        found.append(float(np.average(each, weights=[len(g) for g in given])))
-    return np.array(found)
-
-
-def _distance(model: LoadedModel, given: Tensor, wanted: Tensor, batch: Mapping[str, Tensor]) -> float:
-    if model.output == "embedding":
-        return float(vector_loss(given, wanted))
-    return float(soft_loss(given, wanted, 1.0, batch.get("attention_mask")))

@@ -1,11 +1,12 @@
-"""GPTQ and AWQ on a model: calibration data pass block by block, and dense layers are rounded on the way."""
+"""GPTQ and AWQ on a model: calibration data pass block by block; dense layers and experts are rounded on the way."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from backends.context import Context
 from backends.locate import located
@@ -21,14 +22,14 @@ from backends.quantize.left_alone import left_alone
 from backends.quantize.stored import Grid
 from backends.structure import changed
 from knowledge.layers import LayerTable
-from knowledge.techniques.groups import Awq, Gptq
+from knowledge.techniques.calibrated import Awq, Gptq
 from knowledge.values import Decision, LayerFormat
 
 Rounding = Gptq | Awq
 
 
 def apply(technique: Rounding, model: LoadedModel, context: Context) -> tuple[LoadedModel, Decision]:
-    """Round dense layers by what they read, embeddings and head to nearest, in place.
+    """Round dense layers and experts by what they read, embeddings and head to nearest, in place.
 
     Weights stay floats, on the grids that the model carries from now on: its export stores them in groups. Raises
     InputError where the calibration data are too few, or an activation is not finite, naming the layer.
@@ -50,14 +51,27 @@ def apply(technique: Rounding, model: LoadedModel, context: Context) -> tuple[Lo
 
 
 def _body(technique: Rounding, done: Sequence[Done], names: Mapping[int, str]) -> Iterator[tuple[str, str, Grid]]:
-    """Path, name of the parameter and grid of every matrix that the engine rounded."""
+    """Path, name of the parameter and grid of every matrix, or stack of experts, that the engine rounded."""
+    by_name: dict[str, list[Done]] = {}
     for one in done:
-        found = one.outcome
-        assert found.scales is not None
-        zeros = None if technique.symmetric else found.zeros
+        by_name.setdefault(names[id(one.matrix.place.weight)], []).append(one)
+    for name, parts in by_name.items():
+        parts.sort(key=lambda one: one.matrix.expert or 0)
+        scales = _together(parts, [one.outcome.scales for one in parts])
+        zeros = None if technique.symmetric else _together(parts, [one.outcome.zeros for one in parts])
+        factors = _together(parts, [one.outcome.factors for one in parts])
+        factors = None if factors is None or bool((factors == 1).all()) else factors
+        assert scales is not None
         form = technique.bits, technique.group_size, technique.accuracy_level
-        grid = Grid(*form, found.scales, zeros, found.factors)
-        yield one.matrix.path, names[id(one.matrix.place.weight)], grid
+        yield parts[0].matrix.path, name, Grid(*form, scales, zeros, factors)
+
+
+def _together(parts: Sequence[Done], tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """What belongs to a matrix, or a stack of what belongs to each expert's."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    if not given or parts[0].matrix.expert is None:
+        return tensors[0]
+    return torch.stack(given)
 
 
 def _ends(

@@ -23,6 +23,11 @@ def left_alone(
         if touched[row] and layers.owned[row]:
             observed = obstacles.get(path, f"{path} is not read by a product or a lookup alone")
             yield _refusal(technique, "groups-other-readers", observed, "a matrix that products or lookups read")
+        elif layers.kind[row] == "experts":
+            if why := technique.experts_in_float():
+                rule, required = why
+                observed = f"{path} is a stack of {layers.copies[row]} experts, {inputs} wide"
+                yield _refusal(technique, rule, observed, required)
         elif dense[row]:
             yield _refusal(technique, "groups-too-wide", f"{path} is {inputs} wide", technique.requirement())
         elif at_end[row]:
@@ -31,11 +36,6 @@ def left_alone(
         elif layers.role[row] == "router":
             yield _refusal(
                 technique, "groups-router", f"{path} is a router", "layers whose rounding sends no token away"
-            )
-        elif layers.kind[row] == "experts":
-            observed = f"{path} is a stack of {layers.copies[row]} experts"
-            yield _refusal(
-                technique, "groups-stacked-experts", observed, "a matrix for each product; experts_int4 stores stacks"
             )
 
 

@@ -24,7 +24,10 @@ from knowledge.values import LayerFormat
 
 @dataclass(frozen=True)
 class Grid:
-    """The evenly spaced values of a weight [out, in]: (codes − zeros) · scales / factors."""
+    """The evenly spaced values of a weight [out, in]: (codes − zeros) · scales / factors.
+
+    Those of a stack of experts have one axis more, in front.
+    """
 
     bits: int
     group_size: int

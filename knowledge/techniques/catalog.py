@@ -8,11 +8,12 @@ from pydantic import ValidationError
 from knowledge.names import nearest
 from knowledge.techniques.architecture import ArchitectureSearch
 from knowledge.techniques.base import Technique
+from knowledge.techniques.calibrated import Awq, Gptq
 from knowledge.techniques.distill import Distill, DistillText, MiniLlm
 from knowledge.techniques.entries import Experts, Vocabulary
 from knowledge.techniques.factorize import Svd
 from knowledge.techniques.fuse import GraphFusion
-from knowledge.techniques.groups import Awq, Gptq, Nf4, WeightOnly
+from knowledge.techniques.groups import Nf4, WeightOnly
 from knowledge.techniques.mixed import ExpertsInt4, MixedPrecision
 from knowledge.techniques.narrow import Heads, HiddenUnits, Neurons, Width
 from knowledge.techniques.prune import GradualPruning, IterativePruning, Magnitude

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from knowledge.layers import BoolColumn, LayerTable
-from knowledge.techniques.base import Choices, Level, Need
+from knowledge.techniques.base import Choices
 from knowledge.techniques.quantize import Quantization
 from knowledge.values import Refusal
 
@@ -53,6 +53,7 @@ class GroupWeights(Quantization):
     """
 
     architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe"})
+    stacks: ClassVar[bool] = False  # whether it stores stacks of experts too
 
     group_size: GroupSize = 128
     embedding_bits: Annotated[
@@ -114,11 +115,26 @@ class GroupWeights(Quantization):
     def requirement(self) -> str:
         return f"dense layers at least {self.group_size} wide"
 
+    def experts_in_float(self) -> tuple[str, str] | None:
+        """Why stacks of experts stay in float: a rule, and what would be needed; None where that was asked for."""
+        if self.stacks:
+            return "experts-whole-groups", f"rows of whole groups of {self.group_size} in all stacks of a block"
+        return "groups-stacked-experts", "a matrix for each product; gptq, awq and experts_int4 store stacks"
+
     def refusals(self, layers: LayerTable) -> Iterator[Refusal]:
-        widest = self.widest(layers)
+        widest, stacks = self.widest(layers), layers.inputs[self.dense(layers) & (layers.kind == "experts")]
         if layers.info.family not in self.architectures or self.body(layers).any():
             yield from super().refusals(layers)
-        elif widest:
+        elif widest >= self.group_size and (stacks % self.group_size).any():
+            fitting = [size for size in (128, 64, 32, 16) if not (stacks % size).any()]
+            yield Refusal(
+                technique=self.id,
+                rule="experts-whole-groups",
+                observed=f"experts {' and '.join(map(str, sorted(set(stacks.tolist()))))} wide",
+                required=f"rows of whole groups of {self.group_size}",
+                remedy=f"set {self.id}.group_size to {fitting[0]}" if fitting else "use int8_dynamic",
+            )
+        elif widest and not (len(stacks) and widest >= self.group_size):
             fitting = [g for g in (16, 32, 64, 128) if g <= widest]
             yield Refusal(
                 technique=self.id,
@@ -198,41 +214,6 @@ class WeightOnly(IntegerGroups):
 
     id: ClassVar[str] = "weight_only"
     paper: ClassVar[str] = "arXiv:2306.00978"
-
-
-class Gptq(IntegerGroups):
-    """Round dense weights column by column, moving those not yet rounded so that each layer's outputs change least.
-
-    The update comes from the inverse Hessian of the layer's calibration inputs; `damping` is added to the Hessian's
-    diagonal as a share of its mean (arXiv:2210.17323, section 4). `reorder` rounds the columns with the largest inputs
-    first, as --act-order of the authors' code does (https://github.com/IST-DASLab/gptq).
-    """
-
-    id: ClassVar[str] = "gptq"
-    level: ClassVar[Level] = Level.MODEL
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
-    paper: ClassVar[str] = "arXiv:2210.17323"
-
-    reorder: bool = False
-    damping: Annotated[float, Field(gt=0)] = 0.01
-
-
-class Awq(IntegerGroups):
-    """Scale up the weight channels with the largest activations before rounding, and their inputs down.
-
-    The scale is a power of the channel's activation, its exponent the best of `grid` values for the layers' outputs on
-    calibration data; the division goes into the norm before, or is a multiplication of the inputs where there is none
-    (arXiv:2306.00978, section 3). `clip` cuts outliers of the weights off where that loses less, as the authors' code
-    does (https://github.com/mit-han-lab/llm-awq).
-    """
-
-    id: ClassVar[str] = "awq"
-    level: ClassVar[Level] = Level.MODEL
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
-    paper: ClassVar[str] = "arXiv:2306.00978"
-
-    grid: Annotated[int, Field(ge=2, description="exponents that are tried")] = 20
-    clip: bool = True  # cut the range of each group to the share that loses least; q and k keep theirs
 
 
 class Nf4(GroupWeights):

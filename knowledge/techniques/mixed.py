@@ -1,7 +1,6 @@
 """Different layers in different formats: experts narrower than the rest, sensitive layers wider."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -11,9 +10,8 @@ from pydantic import Field
 from knowledge.layers import BoolColumn, LayerTable
 from knowledge.techniques.base import Choices, Need, Range
 from knowledge.techniques.groups import ASYMMETRIC_GAIN, SCALE_BITS, GroupWeights, Symmetric, grouped_width
-from knowledge.values import Refusal
+from knowledge.techniques.units import unit_names, whole_experts
 
-RECURRENT = re.compile(r"(.+)\.weight_[ih]h_(l\d+)(?:_reverse)?")
 GROUPS = (128, 64, 32, 16)  # sizes that a layer may be given; a smaller one than its bytes allow is always better
 
 
@@ -25,27 +23,6 @@ class Form(NamedTuple):
 
 
 FLOAT, PER_CHANNEL = Form(32), Form(8)  # of convolutions and recurrent layers
-
-
-def unit_names(layers: LayerTable) -> list[str]:
-    """What each row is stored together with: both matrices of a recurrent layer, all stacks of a block's experts.
-
-    One operator computes with them, in one form. Any other row is alone, under its own path.
-    """
-    names = []
-    for kind, path in zip(layers.kind, layers.path, strict=True):
-        recurrent = RECURRENT.fullmatch(path) if kind == "lstm" else None
-        alone = path if kind != "experts" else path.rpartition(".")[0] or path
-        names.append(f"{recurrent[1]}.{recurrent[2]}" if recurrent else alone)
-    return names
-
-
-def whole_experts(layers: LayerTable, group_size: int) -> BoolColumn:
-    """Stacks of experts whose rows, and those of the others in their block, divide into whole groups."""
-    experts: BoolColumn = (layers.kind == "experts") & layers.owned
-    names = np.array(unit_names(layers), dtype=object)
-    uneven = set(names[experts & ((layers.inputs % group_size > 0) | (layers.rank > 0))])
-    return experts & ~np.isin(names, list(uneven))
 
 
 class ExpertsInt4(GroupWeights):
@@ -61,6 +38,7 @@ class ExpertsInt4(GroupWeights):
     node_bytes: ClassVar[Mapping[str, int]] = {"linear": 280, "embedding": 280}
     paper: ClassVar[str] = "arXiv:2310.16795"
     architectures: ClassVar[frozenset[str]] = frozenset({"moe"})
+    stacks: ClassVar[bool] = True
 
     symmetric: Symmetric = True
     dense_bits: Annotated[Literal[8, 32], Choices(8, 32)] = 8
@@ -84,20 +62,6 @@ class ExpertsInt4(GroupWeights):
     def requirement(self) -> str:
         return f"experts at least {self.group_size} wide"
 
-    def refusals(self, layers: LayerTable) -> Iterator[Refusal]:
-        stacks = self.dense(layers)
-        if stacks.any() and self.widest(layers) >= self.group_size and not self.body(layers).any():
-            fitting = [size for size in (128, 64, 32, 16) if not (layers.inputs[stacks] % size).any()]
-            yield Refusal(
-                technique=self.id,
-                rule="experts-whole-groups",
-                observed=f"experts {' and '.join(map(str, sorted(set(layers.inputs[stacks].tolist()))))} wide",
-                required=f"rows of whole groups of {self.group_size}",
-                remedy=f"set {self.id}.group_size to {fitting[0]}" if fitting else "use int8_dynamic",
-            )
-        else:
-            yield from super().refusals(layers)
-
     def zero_bits(self, bits: int) -> int:
         return 0 if self.symmetric else bits
 
@@ -116,7 +80,8 @@ class MixedPrecision(GroupWeights):
     outputs measured on calibration data: the divergence of the distributions, or the squared difference of vectors.
     The measurements are kept, and an integer program picks the forms of all layers with the least sum of losses; other
     sizes of the same model are solved without measuring again. Losses of different layers count as independent, so that
-    they add up (arXiv:1911.03852, section 3, which ranks by curvature instead of measuring).
+    they add up (arXiv:1911.03852, section 3, which ranks by curvature instead of measuring). Zeros have a program and
+    a `max_loss` of their own, in `wanda` and `sparsegpt`: in the file they take the bytes of other numbers.
 
     The layers may take the bytes of `share` of the weights in 4 bits (8 for convolutions and recurrent layers), those
     nearest to the middle of the model, and the others in 8 (float), in groups of `group_size`. The estimate is that
@@ -129,6 +94,7 @@ class MixedPrecision(GroupWeights):
     paper: ClassVar[str] = "arXiv:1911.03852"
     architectures: ClassVar[frozenset[str]] = frozenset({"transformer", "moe", "cnn", "rnn"})
     dial: ClassVar[str] = "share"
+    stacks: ClassVar[bool] = True
 
     share: Annotated[float, Field(gt=0, le=1), Range(0.5, 1.0, step=0.1)] = 0.8
     max_loss: Annotated[

@@ -73,6 +73,16 @@ def by_layer(ratios: Sequence[LayerRatio], paths: Iterable[str], otherwise: floa
     return np.array([next((r for p, r in ratios if names(p, path)), otherwise) for path in paths], dtype=np.float64)
 
 
+def naming_none(ratios: Sequence[LayerRatio], paths: Iterable[str]) -> list[str]:
+    """The patterns that name none of these paths.
+
+    >>> naming_none((("layers.0", 0.3), ("layer.1", 0.4)), ["model.layers.0.up", "model.layers.1.up"])
+    ['layer.1']
+    """
+    known = list(paths)
+    return [pattern for pattern, _ in ratios if not any(names(pattern, path) for path in known)]
+
+
 def kept_of(pattern: str) -> tuple[int, int]:
     """(N, M) of "N:M": of M weights in a row, N stay. (0, 0) for unstructured zeros.
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from knowledge.layers import BoolColumn, LayerTable
 from knowledge.techniques.base import Choices, Epochs, Family, LearningRate, Level, Need, Phase, Range, Technique
-from knowledge.techniques.patterns import DENSE, LayerRatios, Pattern, by_layer, kept_of, pattern_strength
+from knowledge.techniques.patterns import DENSE, LayerRatios, Pattern, by_layer, kept_of, naming_none, pattern_strength
 from knowledge.values import Decision, Refusal
 
 
@@ -52,6 +52,18 @@ class ScheduledPruning(Pruning):
     """
 
     layer_ratios: LayerRatios = ()
+
+    def refusals(self, layers: LayerTable) -> Iterator[Refusal]:
+        yield from super().refusals(layers)
+        paths = layers.path[self.touches(layers)].tolist()
+        if paths and (unknown := naming_none(self.layer_ratios, paths)):
+            yield Refusal(
+                technique=self.id,
+                rule="prune-names-no-layer",
+                observed=f"layer_ratios: {', '.join(unknown)} names no layer that it prunes",
+                required=f"whole parts of paths such as {paths[0]}",
+                remedy="take names that `advisor inspect --layers` shows, or leave it out",
+            )
 
     def strength(self) -> float:
         return float(np.mean([getattr(self, self.dial), *(ratio for _, ratio in self.layer_ratios)]))

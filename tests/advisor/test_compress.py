@@ -112,10 +112,48 @@ def test_what_gptq_leaves_is_told(llama, windows, folder):
     assert result.exit_code == 0
     words = " ".join(result.stdout.split())
     assert "gptq: out" in words
-    assert "the folder is as large as before; embeddings and head stay as they are: embedding_bits" in words
+    assert "of these 12 layers in 4 bits" in words
+    assert (
+        "load with transformers' AutoModelForCausalLM.from_pretrained('out') with the library compressed-tensors"
+        in words
+    )
+    assert "Embeddings and head stay as they are: embedding_bits" in words
+    left = "Rounded, and left in floats: model.layers.0.mlp.down_proj (and 1 more) has 90 inputs, of which groups of 32"
+    assert left in words
+    assert "Codes of 3 bits are stored in 4" in words
     assert "narrower" not in words
+    result = CliRunner().invoke(cli.main, asked(llama, windows, *chosen, "--format", "dense"))
+    assert "starts afresh: the format changed" in result.stderr
+    assert "Weights lie on their grids as floats, so the folder is as large as before." in " ".join(
+        result.stdout.split()
+    )
     up = weights(folder / "out")["model.layers.0.mlp.up_proj.weight"]
     assert len(up[0, :32].unique()) <= 8
+
+
+@pytest.mark.parametrize(
+    ("technique", "form", "packed"),
+    [("gptq", "pack-quantized", {"bits": 4, "group_size": 0, "symmetric": False}), ("wanda", "without-zeros", None)],
+)
+def test_a_smaller_folder_is_told_in_bytes_and_unpacked(technique, form, packed, llama, windows, folder):
+    chosen = ["--technique", technique, "--format", "packed", "--json"]
+    found = json.loads(CliRunner().invoke(cli.main, asked(llama, windows, *chosen)).stdout)
+    held = sum(tensor.nbytes for tensor in weights(folder / "out").values())
+    before = sum(tensor.nbytes for tensor in weights(llama).values())
+    assert (found["format"], found["bytes_before"], found["bytes_after"]) == (form, before, held)
+    assert (found["packed"]["layers"], found["packed"]["scheme"]) == (14, packed)
+    saved = found["packed"]["bytes_before"] - found["packed"]["bytes_after"]
+    assert before - held >= saved > 0.2 * found["packed"]["bytes_before"]
+    code, line = said(["inspect", "out"])
+    assert code == 2
+    if packed:
+        assert "is quantized already; give the model that it was made from, or what `advisor unpack` makes" in line
+    result = CliRunner().invoke(cli.main, ["unpack", "out", "--out", "plain", "--json"])
+    made = json.loads(result.stdout)
+    assert (made["schema"], made["format"]) == ("advisor.unpack/1", form)
+    assert weights(folder / "plain").keys() == weights(llama).keys()
+    assert LlamaForCausalLM.from_pretrained(folder / "plain").num_parameters() > 0
+    assert "unpacked" in CliRunner().invoke(cli.main, ["unpack", "out", "--out", "again"]).stdout
 
 
 @pytest.mark.parametrize(
@@ -127,10 +165,13 @@ def test_what_gptq_leaves_is_told(llama, windows, folder):
             "technique: magnitude: does not work block by block; use wanda, sparsegpt",
         ),
         (["--technique", "wandas"], None, "technique: wandas: unknown technique"),
+        (["--technique", "gptq", "--format", "onnx"], None, "Invalid value for '--format': 'onnx' is not one of"),
         (["--technique", "wanda", "--set", "ratio"], None, "set: ratio: sets nothing; write parameter=value"),
         (["--technique", "wanda", "--set", "ratio=2"], None, "set.wanda.ratio: 2"),
         (["--technique", "wanda", "--set", "allocation=outliers"], None, "looks at the whole model"),
+        (["--technique", "wanda", "--set", "max_loss=0.1"], None, "is measured on the whole model"),
         (["--technique", "sparsegpt", "--set", "bits=4"], None, "sparsegpt.bits: 4: rounding at the same time"),
+        (["--technique", "gptq", "--set", "include_experts=false"], None, "blocks are compressed as a whole; leave it"),
         (
             ["--technique", "sparsegpt", "--set", "pattern=4:8"],
             None,

@@ -346,8 +346,9 @@ def test_a_model_s_other_chains_predict_one_that_is_left_out():
     assert widths[True] < 0.7 * widths[False]
 
 
-def test_an_outcome_needs_techniques_that_exist():
+def test_an_outcome_needs_techniques_that_exist_and_a_strength():
     gone = row("m1", 1.0, stage("fp16")).model_copy(update={"stages": (Stage(technique="no-more"),)})
-    found = outcomes([gone, row("m1", 1.0, stage("fp16"))])
+    allowed = row("m1", 1.0, stage("wanda", ratio=0.5, max_loss=0.1))  # it may have removed any share
+    found = outcomes([gone, allowed, row("m1", 1.0, stage("fp16"))])
     assert [o for o in found if isinstance(o, Outcome)] == found
     assert len(found) == 1

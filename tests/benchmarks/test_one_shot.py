@@ -56,3 +56,37 @@ def test_a_setting_that_is_not_understood_is_named(setting):
 
     with pytest.raises(InputError, match=f"settings: {setting}"):
         method_of(setting, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("MambaConfig", ""),
+        ("RwkvConfig", "model: RwkvForCausalLM: block 1 reads more of what the one before returns than hidden states"),
+        ("ViTConfig", "is no causal language model"),
+    ],
+)
+def test_models_beside_transformers_run_or_are_refused_in_one_line(tmp_path, monkeypatch, capsys, config, said):
+    import transformers
+
+    from benchmarks.one_shot import main
+
+    made = getattr(transformers, config)(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=64)
+    made.attention_hidden_size = made.hidden_size
+    auto = transformers.AutoModel if config == "ViTConfig" else transformers.AutoModelForCausalLM
+    auto.from_config(made).save_pretrained(tmp_path / "model")
+    save_file({"ids": torch.randint(64, (9, 16)).int()}, tmp_path / "data.safetensors")
+    data = f"{tmp_path / 'data.safetensors'}:ids"
+    asked = ["--model", str(tmp_path / "model"), "--calibration", data, "--eval", data, "--settings", "wanda-50"]
+    monkeypatch.setattr(sys, "argv", ["one_shot", *asked, "--json"])
+    capsys.readouterr()
+    if not said:
+        main()
+        assert [row["setting"] for row in json.loads(capsys.readouterr().out)] == ["dense", "wanda-50"]
+        return
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert said in printed.err.splitlines()[-1]
+    assert not printed.out

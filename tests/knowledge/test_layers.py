@@ -19,6 +19,7 @@ ROLES = {
     "model.layers.3.mlp.down_proj": "ffn_down",
     "model.layers.3.mlp.gate": "router",
     "model.layers.3.block_sparse_moe.gate": "router",
+    "model.layers.3.mlp.router.gate": "router",
     "model.layers.3.block_sparse_moe.experts.7.w1": "ffn_gate",
     "model.layers.3.block_sparse_moe.experts.7.w2": "ffn_down",
     "transformer.h.11.attn.c_attn": "attention_qkv",

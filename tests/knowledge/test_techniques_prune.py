@@ -66,6 +66,15 @@ def test_ratios_by_layer_go_by_whole_path_parts_and_the_first_that_fits(cls):
         cls.model_validate({"layer_ratios": {"layers.1": 1.0}})
 
 
+@pytest.mark.parametrize("cls", [Wanda, SparseGpt, Magnitude, GradualPruning])
+def test_ratios_of_layers_that_are_none_of_the_model_are_refused_by_name(cls):
+    given = cls.model_validate({"layer_ratios": {"layers.1": 0.3, "layers.100": 0.3, "lm_heads": 0.2}})
+    (refusal,) = given.refusals(LAYERS)
+    assert refusal.rule == "prune-names-no-layer"
+    assert refusal.observed == "layer_ratios: layers.100, lm_heads names no layer that it prunes"
+    assert not list(cls.model_validate({"layer_ratios": {"layers.1": 0.3}}).refusals(LAYERS))
+
+
 def test_a_pattern_and_ratios_by_layer_are_refused_together():
     both = Wanda.model_validate({"pattern": "2:4", "layer_ratios": {"layers.1": 0.3}})
     assert [r.rule for r in both.refusals(LAYERS)] == ["prune-two-ratios"]
@@ -144,6 +153,8 @@ def test_search_chooses_among_the_usual_patterns_and_no_allocation_with_one():
     [
         (Wanda, {"pattern": "1:4", "allocation": "outliers"}),
         (SparseGpt, {"allocation": "sensitivity", "layer_ratios": {"layers.1": 0.3}}),
+        (Wanda, {"max_loss": 0.1, "pattern": "2:4"}),
+        (SparseGpt, {"max_loss": 0.1, "allocation": "sensitivity", "layer_ratios": {"layers.1": 0.3}}),
         (Magnitude, {"pattern": "2:4", "threshold": 0.1}),
         (Magnitude, {"threshold": 0.1, "layer_ratios": {"layers.1": 0.3}}),
     ],
@@ -156,6 +167,22 @@ def test_an_allocation_is_expected_to_keep_the_ratio():
     assert (
         Wanda(ratio=0.6, allocation="sensitivity").effect(LAYERS).sparsity == Wanda(ratio=0.6).effect(LAYERS).sparsity
     )
+
+
+def test_a_budget_of_loss_is_shared_out_by_any_allocation_and_expected_as_the_ratio():
+    for allocation in ("uniform", "outliers", "sensitivity"):
+        asked = Wanda(ratio=0.6, max_loss=0.05, allocation=allocation)
+        assert not list(asked.refusals(LAYERS))
+        assert (asked.strength(), asked.effect(LAYERS).sparsity) == (0.6, Wanda(ratio=0.6).effect(LAYERS).sparsity)
+    assert "max_loss" not in Wanda.space()
+    for impossible in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=r"stages\.wanda\.max_loss: "):
+            build(Stage(technique="wanda", params={"max_loss": impossible}))
+
+
+def test_layers_by_losses_may_be_farther_from_the_ratio_than_blocks_by_outliers():
+    assert [Wanda(allocation=a).farthest() for a in ("outliers", "sensitivity")] == [0.08, 0.15]
+    assert Wanda(allocation="sensitivity", bound=0.05).farthest() == 0.05
 
 
 def test_magnitude_takes_ratios_by_layer():

@@ -6,9 +6,10 @@ from pydantic import ValidationError
 from knowledge.deploy import deployed
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.shapes import conv, embedding, linear, llama, mixtral
+from knowledge.techniques.calibrated import Awq, Gptq
 from knowledge.techniques.catalog import CATALOG
 from knowledge.techniques.factorize import Svd
-from knowledge.techniques.groups import Awq, Gptq, Nf4, WeightOnly, rounding_loss
+from knowledge.techniques.groups import Nf4, WeightOnly, rounding_loss
 from knowledge.techniques.mixed import ExpertsInt4, MixedPrecision
 from knowledge.techniques.quantize import Bf16, ComplexInt8, Fp16, Int8Dynamic, Int8Static, Qat
 from knowledge.values import Decision, LayerFormat
@@ -171,6 +172,41 @@ def test_bytes_of_four_bit_experts():
     assert stored(table, "model.layers.0.self_attn.q_proj") == 128 * (128 + 4)
     left = ExpertsInt4(dense_bits=32, embedding_bits=32).effect(MOE)
     assert set(left.bits[left.kind != "experts"]) == {32}
+
+
+@pytest.mark.parametrize("cls", [Gptq, Awq])
+def test_bytes_of_experts_that_data_round(cls):
+    table = cls(group_size=32, bits=3).effect(MOE)
+    up, down = (f"model.layers.0.mlp.experts.{name}" for name in ("gate_up_proj", "down_proj"))
+    # 3 bits in 4, fp32 scales and 4-bit zero points of every 32 weights
+    assert stored(table, up) == 4 * 512 * (128 // 2 + 4 * 4 + 2)
+    assert stored(table, down) == 4 * 128 * (256 // 2 + 8 * 4 + 4)
+    assert stored(table, "model.layers.0.self_attn.q_proj") == 128 * (128 // 2 + 4 * 4 + 2)
+    assert stored(table, "model.layers.0.mlp.gate") == 4 * 128 * 4
+
+
+def test_experts_stay_in_float_where_no_kernel_gives_their_numbers_or_that_is_asked_for():
+    experts = MOE.kind == "experts"
+    for technique, rule in (
+        (Gptq(bits=8, accuracy_level=0), "groups-experts-in-integers"),
+        (Awq(bits=2, accuracy_level=0), "groups-experts-in-integers"),
+        (Gptq(group_size=256), "experts-whole-groups"),
+        (WeightOnly(), "groups-stacked-experts"),
+        (Gptq(include_experts=False), ""),
+    ):
+        assert set(technique.effect(MOE).bits[experts]) == {32}
+        assert (technique.experts_in_float() or ("",))[0] == rule
+    assert set(Gptq(bits=8).effect(MOE).bits[experts]) == {8}
+    assert Gptq(include_experts=False).effect(LLAMA).rows() == Gptq().effect(LLAMA).rows()
+
+
+def test_groups_that_divide_no_expert_are_refused_with_those_that_do():
+    odd = MOE.keep(MOE.kind != "linear").change(MOE.keep(MOE.kind != "linear").kind == "experts", inputs=160)
+    for cls in (Gptq, Awq, ExpertsInt4, MixedPrecision):
+        refusal = next(cls(group_size=128).refusals(odd))
+        assert (refusal.rule, refusal.observed) == ("experts-whole-groups", "experts 160 wide")
+        assert refusal.remedy == f"set {cls.id}.group_size to 32"
+    assert [r.rule for r in Gptq(group_size=32, include_experts=False).refusals(odd)] == ["technique-no-layer"]
 
 
 def test_mixed_precision_keeps_the_ends_of_the_model_wide():

@@ -90,7 +90,7 @@ def test_watching_changes_no_output_and_sees_every_expert(zoo, ids):
     module, seen = zoo["stdlib-moe"], set()
     before = module(input_ids=ids["search"][:4], use_cache=False).logits
 
-    def see(part, name, expert, x):
+    def see(part, name, expert, x, tokens):
         seen.add((name, expert))
         return x
 

@@ -1,18 +1,27 @@
 """Experts in one operator: the numbers of the file, its bytes, and what it is that keeps them in float."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import onnx
 import pytest
 
+from backends.models import predictor
 from backends.onnx import experts_int4
 from backends.onnx import graph as graphs
 from backends.onnx.blockwise import Blocks
 from backends.onnx.experts import expert_layers, store_experts
+from backends.onnx.on_grids import store_grids
+from backends.onnx.refill import refill
 from backends.onnx.strip import strip_model
 from backends.onnx.weights import weight_bytes
 from backends.profile_onnx import profile_onnx
+from backends.quantize import by_inputs
+from backends.quantize.grid import quantize
+from backends.quantize.stored import Grid
+from knowledge.formats import stored_as
+from knowledge.techniques.calibrated import Awq, Gptq
 from knowledge.techniques.mixed import ExpertsInt4
 from knowledge.values import RunFailed, Workload
 
@@ -119,3 +128,49 @@ def test_experts_that_are_not_finite_are_named(exported, tmp_path):
     ):
         experts_int4.apply(ExpertsInt4(group_size=64), tmp_path / "broken.onnx", tmp_path / "out.onnx", found.context)
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [
+        Gptq(group_size=32, accuracy_level=0),
+        Gptq(group_size=64, bits=3, symmetric=True, reorder=True, embedding_bits=4, accuracy_level=0),
+        Awq(group_size=32, bits=3, accuracy_level=0),
+        Awq(group_size=16, symmetric=True, embedding_bits=32, accuracy_level=0),
+    ],
+    ids=lambda technique: f"{technique.id}-{technique.bits}",
+)
+def test_dense_layers_and_experts_of_one_stage_give_their_numbers_in_the_file(technique, exported, outputs, tmp_path):
+    found, out = exported("mixtral"), tmp_path / "out.onnx"
+    original = copy.deepcopy(found.model.module)
+    changed, decision = by_inputs.apply(technique, found.model, found.context)
+    assert refill(found.path, original, changed, out, WORKLOAD)
+    layers, warnings = store_grids(out, changed.grids, technique.effect(found.context.layers, decision))
+    assert warnings == ()
+    assert {r.rule for r in decision.skipped} <= {"groups-router", "calibration-thin"}
+    assert difference(outputs(out, found.split), predictor(changed)(found.split.inputs)) < 1e-5
+    kinds = [node.op_type for node in graphs.load(out).graph]
+    assert (kinds.count("QMoE"), kinds.count("MatMulNBits")) == (2, 8 + (technique.embedding_bits < 32))
+    assert layers.stored_bytes == technique.effect(found.context.layers).stored_bytes
+    assert layers.stored_bytes == pytest.approx(weight_bytes(out), rel=0.01)
+    factors = changed.grids["model.layers.0.mlp.experts.down_proj"].factors
+    assert (factors is not None) == (technique.id == "awq")
+
+
+def test_stacks_on_grids_that_no_operator_takes_stay_by_name(exported, tmp_path):
+    found, out = exported("mixtral"), tmp_path / "out.onnx"
+    grids = {}
+    for name, stack in found.model.module.named_parameters():
+        if stack.dim() == 3:
+            bits = 8 if name.startswith("model.layers.0.") and name.endswith("down_proj") else 4
+            _, scales, zeros = quantize(stack.detach().flatten(0, 1), bits, 32)
+            scales, zeros = (part.view(*stack.shape[:2], -1) for part in (scales, zeros))
+            grids[name] = Grid(bits, 32, 0, scales, zeros)
+    out.write_bytes(found.path.read_bytes())
+    rounded = stored_as(found.context.layers, {name: grid.format for name, grid in grids.items()})
+    layers, warnings = store_grids(out, grids, rounded)
+    left = {f"model.layers.0.mlp.experts.{part}" for part in ("gate_up_proj", "down_proj")}
+    why = "is in the file in another form: it stays in float, rounded"
+    assert {warning.observed for warning in warnings} == {f"{name} {why}" for name in left}
+    assert [node.op_type for node in graphs.load(out).graph].count("QMoE") == 1
+    assert {name: layers.bits[layers.index(name)] for name in grids} == {n: 32 if n in left else 4 for n in grids}

@@ -117,7 +117,8 @@ def test_experts_and_routers_stay_by_name(exported, tmp_path):
     decision = weight_only.apply(WeightOnly(group_size=64), found.path, out, found.context)
     why = {refusal.observed: refusal.rule for refusal in decision.skipped}
     blocks = [f"model.layers.{i}.mlp" for i in range(2)]
-    experts = {f"{b}.experts.{part} is a stack of 4 experts" for b in blocks for part in ("gate_up_proj", "down_proj")}
+    widths = {"gate_up_proj": 64, "down_proj": 256}
+    experts = {f"{b}.experts.{part} is a stack of 4 experts, {n} wide" for b in blocks for part, n in widths.items()}
     assert why == dict.fromkeys(experts, "groups-stacked-experts") | {
         f"{b}.gate is a router": "groups-router" for b in blocks
     }

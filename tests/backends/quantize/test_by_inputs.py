@@ -1,5 +1,7 @@
 """GPTQ and AWQ on the zoo's trained language models: what torch shows is what the file holds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from backends.models import predictor
 from backends.onnx import graph as graphs
 from backends.onnx.on_grids import store_grids
 from backends.onnx.session import open_session, session_predictor
+from backends.quantize.by_inputs import apply
+from backends.quantize.grid import dequantize, quantize
 from backends.runner import Pipeline
 from backends.structure import load_checkpoint
+from knowledge.techniques.calibrated import Gptq
 from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Stage, Workload
 
@@ -39,6 +44,43 @@ def test_the_file_gives_the_logits_of_the_rounded_model(pipeline, name, params):
     found = session_predictor(open_session(pipeline.file(exported), 1))(batch)
     assert float(np.abs(found - wanted).max()) <= 1e-4 * float(np.abs(wanted).max())
     assert exported.quality.value == pytest.approx(stage.quality.value, rel=1e-5)
+
+
+def test_experts_that_stay_in_float_do_so_by_name(small):
+    for technique, rule in (
+        (Gptq(bits=8, accuracy_level=0, group_size=32), "groups-experts-in-integers"),  # its kernel rounds activations
+        (Gptq(group_size=64, embedding_bits=32), "experts-whole-groups"),
+        (Gptq(group_size=32, include_experts=False), ""),
+    ):
+        model = small.transformer("mixtral", blocks=1, hidden=96, ffn=64)
+        before = model.module.model.layers[0].mlp.experts.down_proj.detach().clone()
+        after, decision = apply(technique, model, small.context(model))
+        assert torch.equal(after.module.model.layers[0].mlp.experts.down_proj, before)
+        assert not any("experts" in name for name in (*after.grids, *decision.formats))
+        named = {r.observed: r.rule for r in decision.skipped if "experts" in r.rule}
+        widths = {"gate_up_proj": 96, "down_proj": 64} if rule else {}
+        stacks = {f"model.layers.0.mlp.experts.{part}": inputs for part, inputs in widths.items()}
+        assert named == {f"{path} is a stack of 4 experts, {n} wide": rule for path, n in stacks.items()}
+
+
+def test_experts_that_no_token_reached_are_told_and_go_by_their_size(small):
+    model = small.transformer("mixtral", blocks=1)
+    before = model.module.model.layers[0].mlp.experts.down_proj.detach().clone()
+    split = small.split(model)
+    same = {name: np.ones_like(array) for name, array in split.inputs.items()}  # one token: it goes to two of four
+    after, decision = apply(Gptq(group_size=16), model, small.context(model, dataclasses.replace(split, inputs=same)))
+    told = [r.observed for r in decision.skipped if r.rule == "calibration-unread"]
+    path = "model.layers.0.mlp.experts"
+    assert told == [
+        f"{path}.{part}: 2 of 4 matrices read no calibration token and went by their size"
+        for part in ("gate_up_proj", "down_proj")
+    ]
+    grid = after.grids[f"{path}.down_proj"]
+    nearest = [dequantize(*quantize(weight, 4, 16), 16) for weight in before]
+    down = after.module.get_parameter(f"{path}.down_proj")
+    kept = [torch.equal(one, rounded) for one, rounded in zip(down, nearest, strict=True)]
+    assert sorted(kept) == [False, False, True, True]
+    assert grid.scales.shape == (4, 32, 4)
 
 
 def test_four_bits_by_gptq_keep_perplexity_within_a_percent_in_a_third_of_the_bytes(pipeline):
