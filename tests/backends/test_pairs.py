@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from backends import runner
+from backends import workbench
 from backends.models import predictor
 from backends.onnx.session import open_session, session_predictor
 from backends.runner import Pipeline
@@ -82,7 +82,7 @@ def test_a_file_of_our_own_that_does_not_load_is_a_failed_run(pipelines, monkeyp
         target.write_bytes(source.read_bytes()[:1000])
 
     pipeline = pipelines("bert")
-    monkeypatch.setattr(runner, "executor", lambda _: broken)
+    monkeypatch.setattr(workbench, "executor", lambda _: broken)
     with pytest.raises(RunFailed, match=r"fp16: .* of our own making that ONNX Runtime cannot load .* are kept"):
         list(pipeline.run([build(Stage(technique="fp16"))]))
 
