@@ -29,6 +29,7 @@ USES = {
     "datasets": "data sets by name",
     "minilm": "zoo:minilm",
     "lm-eval": "the lm-eval harness",
+    "compressed-tensors": "loading packed folders with transformers",
 }
 # cpuinfo flag -> what it is good for
 CPU_FLAGS = {
