@@ -33,14 +33,6 @@ TUPLES = {  # what a block returns, and how the model takes it
 JAMBA = DEEP | {"num_key_value_heads": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def ids():
     return torch.randint(3, 64, (4, 12), generator=torch.Generator().manual_seed(0))

@@ -22,14 +22,6 @@ from backends.zoo.stdlib import token_windows
 FORM = 3, 16, False
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def ids():
     return torch.randint(64, (8, 16), generator=torch.Generator().manual_seed(0))

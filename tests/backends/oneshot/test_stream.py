@@ -28,14 +28,6 @@ CPU = torch.device("cpu")
 METHODS = {"sparsegpt": sparsegpt_method(lambda path: 0.5), "wanda": wanda_method(lambda path: 0.5)}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
     """The embedded language model in several shards."""
