@@ -45,11 +45,10 @@ def total_memory() -> int:
 
 def memory_of(devices: Iterable[torch.device]) -> int:
     """Bytes of the machine's memory, or of the smallest GPU among these devices where that is less."""
-    from torch import cuda
+    from torch import get_device_module
 
-    return min(
-        [total_memory(), *(cuda.get_device_properties(one).total_memory for one in devices if one.type == "cuda")]
-    )
+    gpus = [one for one in devices if one.type != "cpu"]
+    return min([total_memory(), *(get_device_module(one).get_device_properties(one).total_memory for one in gpus)])
 
 
 def return_large_arrays() -> None:

@@ -1,4 +1,4 @@
-"""Weights on their way to where they are used: on CUDA those of the next part travel while this one computes.
+"""Weights on their way to where they are used: to a GPU those of the next part travel while this one computes.
 
 Several devices take the parts in turn, so that each holds one part at most.
 """
@@ -21,7 +21,7 @@ def fetched(
 
     On the CPU only the next part's pages are asked for ahead: a second part in memory would raise the peak.
     """
-    if any(device.type == "cuda" for device in devices):
+    if any(device.type != "cpu" for device in devices):
         yield from _to_gpus(shards, parts, devices)
         return
     for number, names in enumerate(parts):
@@ -32,11 +32,12 @@ def fetched(
 def _to_gpus(
     shards: Shards, parts: Sequence[Sequence[str]], devices: Sequence[torch.device]
 ) -> Iterator[dict[str, Tensor]]:
-    sides = {device: torch.cuda.Stream(device) for device in devices}  # type: ignore[no-untyped-call]
+    gpus = {device: torch.get_device_module(device) for device in devices}
+    sides = {device: gpu.Stream(device) for device, gpu in gpus.items()}
 
     def bring(names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         side = sides[device]
-        with torch.cuda.stream(side):
+        with gpus[device].stream(side):
             pinned = [shards.read(name, pinned=True) for name in names]
             found = [tensor.to(device, non_blocking=True) for tensor in pinned]
         side.synchronize()  # of this thread alone; then the pinned copies may go
@@ -49,6 +50,7 @@ def _to_gpus(
             found = ahead.result()
             following = number + 1
             ahead = pool.submit(bring, parts[following], devices[following]) if following < len(parts) else None
+            used = gpus[devices[number]].current_stream(devices[number])
             for tensor in found.values():  # made on one stream and used on another
-                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+                tensor.record_stream(used)
             yield found

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-BLOCK = 128  # columns whose changes reach the rest of the matrix in one product
-FEW = 32  # columns whose changes reach the rest of their block in one product
+BLOCK = 128  # columns that a method looks at together
+FEW = 8  # columns whose changes reach one another at once
 GROWTH, TRIES = 10.0, 6  # of the damping, where the Hessian has no Cholesky factor
 
 # (first column, those columns [columns, out], the diagonal of R there [columns]) -> (number in the block, column) -> ŵ
@@ -46,23 +46,35 @@ def propagate(weight: Tensor, factor: Tensor, choose: Chooser, block: int = BLOC
     """The matrix with every column replaced by what `choose` makes of it. weight: [out, in]  factor: R [in, in]
 
     `choose(start, columns, diagonal)` sees a block as it is when its turn comes, and is then asked for each column as
-    it is when *its* turn comes. `columns` is a view that goes on changing.
+    it is when *its* turn comes. `columns` is a view that goes on changing. A block holds whole `few`s.
+
+    Between two halves of the columns, the changes of the first reach the second in one product, and each half is solved
+    by halves: fewer and larger products than the authors', who carry every change through the rest of its block.
     """
     w = weight.t().contiguous()  # [in, out]: columns lie together
-    fixed = torch.empty_like(w)
-    diagonal = factor.diagonal()
-    for start in range(0, len(w), block):
-        stop = min(start + block, len(w))
-        columns, errors = w[start:stop], torch.empty_like(w[start:stop])
-        column = choose(start, columns, diagonal[start:stop])
-        for first in range(0, stop - start, few):
-            last = min(first + few, stop - start)
-            rows = factor[start + first : start + last, start + first : start + last]
+    errors, diagonal = torch.empty_like(w), factor.diagonal()
+
+    def by_halves(start: int, stop: int, unit: int, solve: Callable[[int, int], None]) -> None:
+        if stop - start <= unit:
+            solve(start, stop)
+            return
+        middle = start + -(-(stop - start) // unit) // 2 * unit
+        by_halves(start, middle, unit, solve)
+        w[middle:stop].addmm_(factor[start:middle, middle:stop].t(), errors[start:middle], alpha=-1)
+        by_halves(middle, stop, unit, solve)
+
+    def solve_block(start: int, stop: int) -> None:
+        column = choose(start, w[start:stop], diagonal[start:stop])
+
+        def solve_few(first: int, last: int) -> None:
             for at in range(first, last):
-                fixed[start + at] = column(at, columns[at])
-                errors[at] = (columns[at] - fixed[start + at]) / diagonal[start + at]
-                columns[at + 1 : last] -= rows[at - first, at - first + 1 :, None] * errors[at]
-            rest = factor[start + first : start + last, start + last : stop]
-            columns[last:] -= rest.t() @ errors[first:last]
-        w[stop:] -= factor[start:stop, stop:].t() @ errors
-    return fixed.t().contiguous()
+                now, error = w[at], errors[at]
+                fixed = column(at - start, now)
+                torch.sub(now, fixed, out=error).div_(diagonal[at])
+                w[at + 1 : last].addr_(factor[at, at + 1 : last], error, alpha=-1)
+                now.copy_(fixed)
+
+        by_halves(start, stop, few, solve_few)
+
+    by_halves(0, len(w), block, solve_block)
+    return w.t().contiguous()

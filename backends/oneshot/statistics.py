@@ -11,6 +11,7 @@ from backends.oneshot.solve import inverse_factor
 from knowledge.values import InputError
 
 CHUNK = 1 << 16  # tokens that are widened to float32 at a time
+LEAF = 128  # columns whose products are computed together
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Inputs:
             part = part.float()
             self.tokens += len(part)
             if gram:
-                self.products = _plus(self.products, part.t() @ part)
+                self.products = _plus(self.products, gram_matrix(part))
             else:
                 self.squares = _plus(self.squares, part.square().sum(0))
 
@@ -80,6 +81,29 @@ class Inputs:
     def alike(cls, width: int, device: torch.device | None = None) -> Inputs:
         """As if every input had been 1, alone: for a matrix that nothing was read by."""
         return cls(width, width, torch.ones(width, device=device), torch.eye(width, device=device))
+
+
+def gram_matrix(x: Tensor) -> Tensor:
+    """xᵀ·x. x: [tokens, in]  The products of two halves of the columns are computed once for both places.
+
+    A third to almost half of the time goes: what is left of n² products is n · (n + LEAF) / 2.
+    """
+    width = x.shape[1]
+    products = x.new_empty(width, width)
+    _fill(products, x)
+    return products
+
+
+def _fill(products: Tensor, x: Tensor) -> None:
+    width, half = x.shape[1], x.shape[1] // 2
+    if width <= LEAF:
+        torch.mm(x.t(), x, out=products)
+        return
+    left, right = x[:, :half], x[:, half:]
+    _fill(products[:half, :half], left)
+    _fill(products[half:, half:], right)
+    products[:half, half:] = left.t() @ right
+    products[half:, :half] = products[:half, half:].t()
 
 
 def _plus(total: Tensor | None, more: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from backends.oneshot.solve import Column
-from backends.quantize.grid import grid
+from backends.quantize.grid import grid, on_grid
 
 
 class Rounding:
@@ -27,6 +27,6 @@ class Rounding:
 
         def column(at: int, now: Tensor) -> Tensor:
             scale, zero = (values[:, (start + at) // self.group_size] for values in (self.scales, self.zeros))
-            return (torch.clamp(torch.round(now / scale) + zero, 0, 2**self.bits - 1) - zero) * scale
+            return on_grid(now, scale, zero, self.bits)
 
         return column

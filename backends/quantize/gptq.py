@@ -7,7 +7,7 @@ from torch import Tensor
 
 from backends.oneshot.solve import BLOCK, Column, inverse_factor, propagate
 from backends.oneshot.statistics import Inputs
-from backends.quantize.grid import grid
+from backends.quantize.grid import grid, on_grid
 
 
 def gptq(
@@ -21,7 +21,7 @@ def gptq(
     groups stay neighbors in the file. Zeros of a pruned matrix stay zero.
     """
     inputs = weight.shape[1]
-    kept = (weight != 0).t()
+    kept = None if bool((weight != 0).all()) else (weight != 0).t()  # [in, out]
     size = inputs if group_size <= 0 else group_size
     order = read.norms.argsort(descending=True, stable=True) if reorder else None
     scales = weight.new_zeros(len(weight), -(-inputs // size))
@@ -40,8 +40,8 @@ def gptq(
             if not fixed_before and place % size == 0:
                 found = grid(given[at : at + size].t(), bits, symmetric)
                 scales[:, group], zeros[:, group] = found
-            scale, zero = scales[:, group], zeros[:, group]
-            return (torch.clamp(torch.round(now / scale) + zero, 0, 2**bits - 1) - zero) * scale * kept[place]
+            rounded = on_grid(now, scales[:, group], zeros[:, group], bits)
+            return rounded if kept is None else rounded * kept[place]
 
         return column
 

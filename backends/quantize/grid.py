@@ -40,6 +40,11 @@ def grid(weights: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     return scale, torch.round(-lowest / scale).clamp(0, 2**bits - 1)
 
 
+def on_grid(weights: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+    """The nearest numbers on a grid of the same shape, or of one that spreads to it."""
+    return (weights / scale).round_().add_(zero).clamp_(0, 2**bits - 1).sub_(zero).mul_(scale)
+
+
 def _nonzero(scale: Tensor) -> Tensor:
     """1 for a group of zeros, or of numbers too small for a normal scale: its codes become zero points."""
     return torch.where(scale.abs() < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
