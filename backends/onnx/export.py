@@ -60,10 +60,16 @@ def export(model: LoadedModel, path: Path, workload: Workload) -> tuple[Refusal,
 
     Batch norms are folded into convolutions, recurrent layers become the LSTM operator, initializers are called by
     their parameters' paths, and nothing of the exporter's metadata is left. The same model gives the same bytes. A
-    causal model gets a key-value cache; where that cannot be, the one refusal that is returned says why.
+    causal model gets a key-value cache; where that cannot be, the one refusal that is returned says why. The model is
+    traced on the CPU wherever it is, so that the file is the same, and goes back afterwards.
     Raises RunFailed where the exporter fails or freezes an axis, and where ONNX Runtime's outputs at shapes it has not
     seen (the workload's among them) differ from torch's by more than 1e-4; the error names the first module that does.
     """
+    with _on_the_cpu(model):
+        return _export(model, path, workload)
+
+
+def _export(model: LoadedModel, path: Path, workload: Workload) -> tuple[Refusal, ...]:
     if model.info.task != "causal-lm":
         _write(model, _plain(model), path, workload)
         return ()
@@ -78,6 +84,16 @@ def export(model: LoadedModel, path: Path, workload: Workload) -> tuple[Refusal,
         reason = wrapper
     _write(model, _plain(model), path, workload)
     return (no_cache(reason),)
+
+
+@contextlib.contextmanager
+def _on_the_cpu(model: LoadedModel) -> Iterator[None]:
+    device = model.device
+    model.module.to("cpu")
+    try:
+        yield
+    finally:
+        model.module.to(device)
 
 
 def _write(model: LoadedModel, form: Form, path: Path, workload: Workload) -> None:
@@ -139,9 +155,8 @@ def _traced(form: Form, example: Mapping[str, np.ndarray]) -> ir.Model:
     )
     kinds = [parameter.kind for parameter in inspect.signature(form.wrapper.forward).parameters.values()]
     shapes = (dynamic,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else dynamic  # torch nests those of *args
-    device = next((p.device for p in form.wrapper.parameters()), torch.device("cpu"))
     example = _with_past(form, example) if form.past else example
-    args = tuple(torch.from_numpy(example[spec.name]).to(device) for spec in form.inputs)
+    args = tuple(torch.from_numpy(example[spec.name]) for spec in form.inputs)
     with _silence(), torch.no_grad():
         try:
             program = torch.onnx.export(

@@ -1,7 +1,8 @@
-"""The engine's arithmetic in one thread: the same sums whatever the machine."""
+"""The engine's arithmetic in one thread: the same sums whatever the machine. GPUs where there are none."""
 
 import pytest
 import torch
+from simulated import devices
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +11,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """Two devices that compute on the CPU, and are as strict as GPUs about what lies where."""
+    return devices(monkeypatch)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from backends.models import load
-from backends.oneshot.methods import Method, Outcome, gptq_method, sparsegpt_method, wanda_method
+from backends.oneshot.methods import Method, Outcome, sparsegpt_method, wanda_method
 from backends.oneshot.output import ACTIVATIONS
 from backends.oneshot.parts import OUTSIDE, Parts
 from backends.oneshot.progress import PROGRESS
@@ -267,18 +267,3 @@ def test_blocks_take_the_devices_in_turn_and_batches_follow_them(source):
     (first, second), named = moved(call, devices[1])
     assert first.device == named["mask"][0].device == devices[1]
     assert (second, named["use_cache"]) == (None, False)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("count", [1, 2])
-def test_gpus_give_what_the_cpu_gives(zoo, tmp_path, count):
-    if torch.cuda.device_count() < count:
-        pytest.skip(f"needs {count} CUDA devices")
-    tokens = torch.from_numpy(token_windows("calibration", 3, 0).inputs["input_ids"])
-    for name, devices in {"cpu": [CPU], "cuda": [torch.device("cuda", number) for number in range(count)]}.items():
-        made = gptq_method(4, 32, symmetric=False)
-        compress_folder(zoo, tmp_path / name, tokens, lambda readers, m=made: m, "gptq", devices=devices)
-    first, second = tensors(tmp_path / "cpu"), tensors(tmp_path / "cuda")
-    apart = [float((first[name] - second[name]).norm() / first[name].norm()) for name in first]
-    assert max(apart) < 0.1  # single weights round the other way
