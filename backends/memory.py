@@ -48,7 +48,8 @@ def memory_of(devices: Iterable[torch.device]) -> int:
     from torch import get_device_module
 
     gpus = [one for one in devices if one.type != "cpu"]
-    return min([total_memory(), *(get_device_module(one).get_device_properties(one).total_memory for one in gpus)])
+    of_gpus = [int(get_device_module(one).get_device_properties(one).total_memory) for one in gpus]
+    return min([total_memory(), *of_gpus])
 
 
 def return_large_arrays() -> None:
