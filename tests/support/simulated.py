@@ -7,6 +7,7 @@ happens at the same time are not simulated: tests marked `gpu` have those.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -124,8 +125,11 @@ class Module(backends._DummyBackendModule):
 
     Stream = Stream
 
+    def is_available(self) -> bool:
+        return available
+
     def device_count(self) -> int:
-        return COUNT
+        return COUNT if available else 0
 
     @contextmanager
     def stream(self, stream: Stream) -> Iterator[None]:
@@ -144,14 +148,19 @@ class Module(backends._DummyBackendModule):
         pass
 
 
+class Hook(backends._DummyPrivateUse1Hook):
+    def is_available(self) -> bool:
+        return available
+
+
+available = False  # while a test asks for the devices: other tests of the process see none
 _library: list[Any] = []
 
 
 def register() -> None:
     """Make the device known to torch, for the rest of the process."""
     if not _library:
-        hook, guard = backends._DummyPrivateUse1Hook(), backends._DummyDeviceGuard()
-        backends._setup_privateuseone_for_python_backend(NAME, Module(), hook, guard)
+        backends._setup_privateuseone_for_python_backend(NAME, Module(), Hook(), backends._DummyDeviceGuard())
         _library.append(torch.library.Library("_", "IMPL"))
         _library[0].fallback(compute, "PrivateUse1")
 
@@ -159,6 +168,7 @@ def register() -> None:
 def devices(patch: pytest.MonkeyPatch) -> list[torch.device]:
     """The devices; while `patch` holds, what torch does for GPUs behind its dispatcher is done for these."""
     register()
+    patch.setattr(sys.modules[__name__], "available", True)
     patch.setattr(torch, "empty", _unpinned(torch.empty))
     for name in ("tensor", "arange"):
         patch.setattr(torch, name, _in_two_steps(getattr(torch, name)))
