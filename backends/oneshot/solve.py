@@ -54,14 +54,8 @@ def propagate(weight: Tensor, factor: Tensor, choose: Chooser, block: int = BLOC
     w = weight.t().contiguous()  # [in, out]: columns lie together
     errors, diagonal = torch.empty_like(w), factor.diagonal()
 
-    def by_halves(start: int, stop: int, unit: int, solve: Callable[[int, int], None]) -> None:
-        if stop - start <= unit:
-            solve(start, stop)
-            return
-        middle = start + -(-(stop - start) // unit) // 2 * unit
-        by_halves(start, middle, unit, solve)
+    def carry(start: int, middle: int, stop: int) -> None:
         w[middle:stop].addmm_(factor[start:middle, middle:stop].t(), errors[start:middle], alpha=-1)
-        by_halves(middle, stop, unit, solve)
 
     def solve_block(start: int, stop: int) -> None:
         column = choose(start, w[start:stop], diagonal[start:stop])
@@ -74,7 +68,20 @@ def propagate(weight: Tensor, factor: Tensor, choose: Chooser, block: int = BLOC
                 w[at + 1 : last].addr_(factor[at, at + 1 : last], error, alpha=-1)
                 now.copy_(fixed)
 
-        by_halves(start, stop, few, solve_few)
+        _by_halves(start, stop, few, solve_few, carry)
 
-    by_halves(0, len(w), block, solve_block)
+    _by_halves(0, len(w), block, solve_block, carry)
     return w.t().contiguous()
+
+
+# outside of `propagate`: a closure that calls itself would keep its tensors until the garbage collector comes
+def _by_halves(
+    start: int, stop: int, unit: int, solve: Callable[[int, int], None], carry: Callable[[int, int, int], None]
+) -> None:
+    if stop - start <= unit:
+        solve(start, stop)
+        return
+    middle = start + -(-(stop - start) // unit) // 2 * unit
+    _by_halves(start, middle, unit, solve, carry)
+    carry(start, middle, stop)
+    _by_halves(middle, stop, unit, solve, carry)
