@@ -1,5 +1,8 @@
 """The column-by-column solvers against references that are slow and obvious."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -80,6 +83,23 @@ def test_changes_reach_every_later_column_whatever_the_block():
 
     whole = propagate(weight, factor, choose, block=160)
     torch.testing.assert_close(propagate(weight, factor, choose, block=48), whole, atol=1e-3, rtol=0)
+
+
+def test_a_solved_matrix_leaves_nothing_in_memory():
+    weight, _, read = layer()
+    factor, _ = read.factor(0.01)
+    wholes = []
+
+    def choose(start, columns, diagonal):
+        wholes.append(weakref.ref(columns._base))
+        return lambda at, now: torch.round(now)
+
+    gc.disable()  # which would free what refers to itself, some time
+    try:
+        propagate(weight, factor, choose)
+        assert [one() for one in wholes] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
