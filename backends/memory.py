@@ -44,12 +44,12 @@ def total_memory() -> int:
 
 
 def memory_of(devices: Iterable[torch.device]) -> int:
-    """Bytes of the machine's memory, or of the smallest GPU among these devices where that is less."""
+    """Bytes of the machine's memory, or of the smallest GPU with memory of its own where that is less."""
     from torch import get_device_module
 
-    gpus = [one for one in devices if one.type != "cpu"]
-    of_gpus = [int(get_device_module(one).get_device_properties(one).total_memory) for one in gpus]
-    return min([total_memory(), *of_gpus])
+    gpus = {one: get_device_module(one) for one in devices if one.type != "cpu"}
+    told = [gpu.get_device_properties(one) for one, gpu in gpus.items() if hasattr(gpu, "get_device_properties")]
+    return min([total_memory(), *(int(one.total_memory) for one in told)])
 
 
 def return_large_arrays() -> None:

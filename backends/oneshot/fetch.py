@@ -19,9 +19,10 @@ def fetched(
 ) -> Iterator[dict[str, Tensor]]:
     """Each part's tensors in turn on its device, in their files' numbers; whoever takes them may empty the mapping.
 
-    On the CPU only the next part's pages are asked for ahead: a second part in memory would raise the peak.
+    On the CPU only the next part's pages are asked for ahead: a second part in memory would raise the peak. So it is
+    where a device has no streams, such as Apple's.
     """
-    if any(device.type != "cpu" for device in devices):
+    if all(device.type != "cpu" and hasattr(torch.get_device_module(device), "Stream") for device in devices):
         yield from _to_gpus(shards, parts, devices)
         return
     for number, names in enumerate(parts):

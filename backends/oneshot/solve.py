@@ -46,7 +46,7 @@ def propagate(weight: Tensor, factor: Tensor, choose: Chooser, block: int = BLOC
     """The matrix with every column replaced by what `choose` makes of it. weight: [out, in]  factor: R [in, in]
 
     `choose(start, columns, diagonal)` sees a block as it is when its turn comes, and is then asked for each column as
-    it is when *its* turn comes. `columns` is a view that goes on changing. A block holds whole `few`s.
+    it is when *its* turn comes. `columns` is a view that goes on changing.
 
     Between two halves of the columns, the changes of the first reach the second in one product, and each half is solved
     by halves: fewer and larger products than the authors', who carry every change through the rest of its block.

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import backend_registration as backends
+from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME, COUNT = "simulated", 2
@@ -161,6 +162,7 @@ def register() -> None:
     """Make the device known to torch, for the rest of the process."""
     if not _library:
         backends._setup_privateuseone_for_python_backend(NAME, Module(), Hook(), backends._DummyDeviceGuard())
+        _device_constructors()  # are remembered: as they are before any is replaced
         _library.append(torch.library.Library("_", "IMPL"))
         _library[0].fallback(compute, "PrivateUse1")
 
