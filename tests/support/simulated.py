@@ -7,6 +7,7 @@ happens at the same time are not simulated: tests marked `gpu` have those.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME, COUNT = "simulated", 2
+OWN_PROCESS = "ADVISOR_TESTS_SIMULATED"  # torch forgets no device that it was told of
 CPU = torch.device("cpu")
 aten = torch.ops.aten
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}  # numbers of rows may come from the CPU
@@ -169,6 +171,8 @@ def register() -> None:
 
 def devices(patch: pytest.MonkeyPatch) -> list[torch.device]:
     """The devices; while `patch` holds, what torch does for GPUs behind its dispatcher is done for these."""
+    if OWN_PROCESS not in os.environ:
+        pytest.skip("in a process of its own: tests/test_simulated.py")
     register()
     patch.setattr(sys.modules[__name__], "available", True)
     patch.setattr(torch, "empty", _unpinned(torch.empty))
