@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from simulated import OWN_PROCESS
+from simulated import ELSEWHERE, OWN_PROCESS
 
 TESTS = Path(__file__).parent
 FILES = ("backends/oneshot/test_devices.py", "backends/test_devices.py")
@@ -15,6 +15,7 @@ FILES = ("backends/oneshot/test_devices.py", "backends/test_devices.py")
 @pytest.mark.parametrize("file", FILES)
 def test_what_runs_on_simulated_devices(file):
     keep = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    command = [sys.executable, "-m", "pytest", "-m", "not full", str(TESTS / file)]
+    command = [sys.executable, "-m", "pytest", "-m", "not full", "-rs", str(TESTS / file)]
     run = subprocess.run(command, env=keep | {OWN_PROCESS: "1"}, cwd=TESTS.parent, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:]
+    assert ELSEWHERE not in run.stdout

@@ -21,7 +21,8 @@ def gptq(
     groups stay neighbors in the file. Zeros of a pruned matrix stay zero.
     """
     inputs = weight.shape[1]
-    kept = None if bool((weight != 0).all()) else (weight != 0).t()  # [in, out]
+    nonzero = (weight != 0).t()  # [in, out]
+    kept = None if bool(nonzero.all()) else nonzero
     size = inputs if group_size <= 0 else group_size
     order = read.norms.argsort(descending=True, stable=True) if reorder else None
     scales = weight.new_zeros(len(weight), -(-inputs // size))

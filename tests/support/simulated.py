@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME, COUNT = "simulated", 2
 OWN_PROCESS = "ADVISOR_TESTS_SIMULATED"  # torch forgets no device that it was told of
+ELSEWHERE = "runs in a process of its own: tests/test_simulated.py"
 CPU = torch.device("cpu")
 aten = torch.ops.aten
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}  # numbers of rows may come from the CPU
@@ -172,7 +173,7 @@ def register() -> None:
 def devices(patch: pytest.MonkeyPatch) -> list[torch.device]:
     """The devices; while `patch` holds, what torch does for GPUs behind its dispatcher is done for these."""
     if OWN_PROCESS not in os.environ:
-        pytest.skip("in a process of its own: tests/test_simulated.py")
+        pytest.skip(ELSEWHERE)
     register()
     patch.setattr(sys.modules[__name__], "available", True)
     patch.setattr(torch, "empty", _unpinned(torch.empty))

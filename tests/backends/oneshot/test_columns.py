@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backends.oneshot.solve import BLOCK, inverse_factor, propagate
-from backends.oneshot.statistics import Inputs
+from backends.oneshot.statistics import LEAF, Inputs
 from backends.prune.joint import Rounding
 from backends.prune.masks import kept_in_groups, kept_in_rows
 from backends.prune.sparsegpt import sparsegpt
@@ -41,6 +41,16 @@ def one_by_one(weight, hessian, damping, decide):
         w[:, j:] -= error[:, None] * inverse[0]
         w[:, j] = column
     return w.float()
+
+
+@pytest.mark.parametrize("width", [1, 5, LEAF, LEAF + 1, 2 * LEAF + 3, 515])
+def test_products_of_inputs_stand_in_both_places(width):
+    x = torch.randn(40, width, generator=torch.Generator().manual_seed(0))
+    read = Inputs(width)
+    for part in x.split(16):
+        read.add(part, gram=True)
+    torch.testing.assert_close(read.products.double(), x.double().t() @ x.double(), atol=1e-4, rtol=0)
+    assert torch.equal(read.products, read.products.t())
 
 
 def test_the_factor_gives_the_inverse_of_the_damped_hessian():
