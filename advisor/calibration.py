@@ -102,7 +102,7 @@ def _check(path: Path, threads: int, target_class: str) -> None:
 def target_yaml(found: Calibration, threads: int, target_class: str, limits: dict[str, int]) -> str:
     """The target file: each figure with what was measured for it."""
     from backends.calibrate import kernels
-    from backends.onnx.environment import cpu_facts
+    from backends.processor import cpu_facts
 
     where = f"{cpu_facts()[0]}, {threads} thread{'s' if threads > 1 else ''}"
     runtime = f"ONNX Runtime {importlib.metadata.version('onnxruntime')}"

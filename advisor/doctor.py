@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from advisor.readiness import Readiness, readiness
+from backends import processor
 from knowledge.places import cache_folder
 from knowledge.values import Value
 
@@ -43,7 +44,6 @@ CPU_FLAGS = {
     "avx512_fp16": "half-precision arithmetic",
     "fphp": "half-precision arithmetic (Arm)",
 }
-INT8_FLAGS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 class Check(Value):
@@ -163,22 +163,13 @@ def _install(requirement: Requirement) -> str:
 
 
 def _processor() -> Check:
-    flags = cpu_flags()
+    flags = processor.cpu_flags()
     known = [f"{flag} ({use})" for flag, use in CPU_FLAGS.items() if flag in flags]
     text = f"{os.cpu_count()} logical processors; {', '.join(known) or 'no known vector extensions'}"
-    if any(flag in flags for flag in INT8_FLAGS):
+    if processor.has_int8_dot():
         return Check(name="processor", status="ok", text=text)
     remedy = "INT8 files will be smaller here but hardly faster: measure speed on the target"
     return Check(name="processor", status="note", text=f"{text}; no INT8 dot product", remedy=remedy)
-
-
-def cpu_flags() -> frozenset[str]:
-    """Instruction set flags as Linux names them; empty where the system does not say."""
-    file = Path("/proc/cpuinfo")
-    if not file.exists():
-        return frozenset()
-    lines = [line for line in file.read_text().splitlines() if line.lower().startswith(("flags", "features"))]
-    return frozenset(lines[0].partition(":")[2].split()) if lines else frozenset()
 
 
 def _accelerator() -> Check:

@@ -69,12 +69,20 @@ class Rows:
         self.linear, self.conv, self.norm = (kind == _KINDS[name] for name in ("linear", "conv", "norm"))
         self.embedding, self.experts = (kind == _KINDS[name] for name in ("embedding", "experts"))
         self.complex, self.lstm = kind == _KINDS["complex"], kind == _KINDS["lstm"]
+        self.multiplies = ~(self.embedding | self.norm)
         self.recurrent = self.lstm & self.of("hidden")
         self.depthwise = self.conv & (layers.groups > 1) & (layers.groups == layers.inputs)
         self.queries = self.linear & self.of("attention_q", "attention_qkv")
+        self.packed_queries = self.of("attention_qkv")
+        self.keys_and_values = self.linear & self.of("attention_k", "attention_v")
         self.up = self.linear & self.of("ffn_up")
         self.gated = bool(self.of("ffn_gate").any() or self.experts.any())
-        self.rotated = bool(self.queries.any()) and not bool(self.of("position_embedding").any())
+        rotated = bool(self.queries.any()) and not bool(self.of("position_embedding").any())
+        self.rotated = self.linear & self.of("attention_q", "attention_k") & rotated
+        self.by_role = self.role[self.linear]  # dense layers only, as `counts`
+        self.counts = np.bincount(self.by_role, minlength=len(ROLES))
+        self.block_count = float(self.queries.sum())
+        self.any_experts, self.any_lstm, self.any_conv = (bool(m.any()) for m in (self.experts, self.lstm, self.conv))
 
     def of(self, *roles: str) -> BoolColumn:
         """Rows with one of these roles."""
@@ -112,11 +120,10 @@ def operators_around(
     """
     masks, costs = zip(*_beside_layers(layers, rows, integer, half), strict=True)
     where, cost = np.array(masks, dtype=np.float64), np.array(costs)
-    counts = np.bincount(rows.role[rows.linear], minlength=len(ROLES))
-    numbers = np.bincount(rows.role[rows.linear], outputs[rows.linear], len(ROLES))
+    numbers = np.bincount(rows.by_role, outputs[rows.linear], len(ROLES))
     passes = where @ outputs @ cost[:, 1:] + numbers @ _BEHIND[:, 1:]
-    operators = where.sum(axis=1) @ cost[:, 0] + counts @ _BEHIND[:, 0]
-    attention, blocks = _beside_scores(bool(half.any())), float(rows.queries.sum())
+    operators = where.sum(axis=1) @ cost[:, 0] + rows.counts @ _BEHIND[:, 0]
+    attention, blocks = _beside_scores(bool(half.any())), rows.block_count
     once = _beside_model(layers, rows, tokens, integer, half)
     return Around(
         float(operators) + blocks * attention.operators + once.operators,
@@ -132,7 +139,6 @@ def _beside_layers(
     biased = layers.bias > 0
     gelu = rows.up & (not rows.gated)
     apart = rows.linear & biased & ~integer & (layers.positions > 1)  # others add their bias as they compute
-    rotated = rows.linear & rows.of("attention_q", "attention_k") & rows.rotated
     found = [
         (rows.norm & biased, LAYER_NORM),
         (rows.norm & ~biased, RMS_NORM),
@@ -140,7 +146,7 @@ def _beside_layers(
         (gelu & ~apart, GELU),
         (rows.up & rows.gated, GATED),
         (apart & ~gelu, BIAS),
-        (rotated, ROTATION),
+        (rows.rotated, ROTATION),
         (rows.embedding, LOOKUP),
         (rows.embedding & (layers.bits < 16), INTEGER_LOOKUP),
     ]
@@ -148,7 +154,7 @@ def _beside_layers(
     if 0 < info.kv_heads < info.heads:
         shared = info.heads / info.kv_heads
         repeated = Cost(REPEATED.operators, REPEATED.plain * shared)
-        found.append((rows.linear & rows.of("attention_k", "attention_v"), repeated))
+        found.append((rows.keys_and_values, repeated))
     if info.subfamily == "residual-cnn":
         found.append((rows.conv & integer, RESIDUAL_ADD))
     if half.any():
@@ -156,7 +162,7 @@ def _beside_layers(
             (rows.norm & biased, HALF_NORM),
             (rows.norm & ~biased, HALF_RMS_NORM),
             (gelu & half, HALF_GELU),
-            (rotated & half, HALF_ROTATION),
+            (rows.rotated & half, HALF_ROTATION),
         ]
     return found
 
@@ -174,9 +180,9 @@ def _beside_model(layers: LayerTable, rows: Rows, tokens: float, integer: BoolCo
         pooled = POOLING if info.task == "embedding" else Cost(0)
         operators, plain = TOKENS.operators + pooled.operators, (TOKENS.plain + pooled.plain) * hidden
         return Around(operators, plain + MASKS * tokens * info.seq_len, 0.0)
-    if rows.lstm.any():
+    if rows.any_lstm:
         return Around(RECURRENT, 0.0, 0.0)
-    if rows.conv.any():
+    if rows.any_conv:
         ends = INTEGER_ENDS * bool((integer & rows.conv).any()) + HALF_ENDS * bool(half.any())
         return Around(CONVOLUTIONAL + ends, 0.0, 0.0)
-    return Around(PATCHES if rows.queries.any() else 0, 0.0, 0.0)
+    return Around(PATCHES if rows.block_count else 0, 0.0, 0.0)

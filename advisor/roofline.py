@@ -141,7 +141,7 @@ class Roofline:
 
     def _products(self, layers: LayerTable, rows: Rows) -> Floats:
         """Products for one use of each layer. Convolutions compute widths in whole blocks of channels."""
-        weights = np.where(rows.embedding | rows.norm, 0.0, layers.weights * np.where(rows.complex, 2.0, 1.0))
+        weights = layers.weights * rows.multiplies * (1.0 + rows.complex)
         if self.block > 1:
             fan_in = layers.inputs // layers.groups
             outputs = np.ceil(layers.outputs / self.block) * self.block
@@ -165,13 +165,13 @@ class Roofline:
         token, the weights of the experts that it goes to.
         """
         bits = np.where((layers.bits == 16) & (self.rates.fp16 is None), 32, layers.bits)
-        read = np.where(rows.embedding | rows.norm, 0.0, layers.weights * bits / 8)
+        read: Floats = layers.weights * bits * rows.multiplies / 8
         times = np.where(rows.recurrent, uses / self.workload.batch, 1.0)
         between = np.where(rows.recurrent, read, read.sum())
-        if rows.experts.any():
+        if rows.any_experts:
             times = np.where(rows.experts, EXPERT_PASSES * uses, times)
             between = np.where(rows.experts, read * uses, read[~rows.experts].sum())
-        return read * times * self.rates.reading(between, integer, rows.recurrent)
+        return np.asarray(read * times * self.rates.reading(between, integer, rows.recurrent))
 
     def _starts(self, layers: LayerTable, rows: Rows, uses: Floats, integer: BoolColumn) -> float:
         """Milliseconds of starting weight-bearing operators, a factored layer's two among them."""
@@ -180,12 +180,14 @@ class Roofline:
         start = np.where(converts, rates.integer_start, rates.start) * np.where(layers.rank > 0, 2, 1)
         start = start + rates.light * (rows.conv & ~converts)  # what a convolution takes longer to start than a product
         steps = rates.step * uses / self.workload.batch
-        found = np.where(rows.recurrent, steps, np.where(rows.embedding | rows.norm, 0.0, start))
-        return float(found.sum()) + 2 * float(rows.queries.sum()) * rates.start
+        found = np.where(rows.recurrent, steps, start * rows.multiplies)
+        return float(found.sum()) + 2 * rows.block_count * rates.start
 
     def _quantizing(self, layers: LayerTable, rows: Rows, uses: Floats, integer: BoolColumn) -> float:
         """Milliseconds of turning activations into integers and sums back into floats. Layers share their input's."""
-        shared = rows.conv | rows.of("attention_k", "attention_v") | (rows.up & rows.gated)
+        if not integer.any():
+            return 0.0
+        shared = rows.conv | rows.keys_and_values | (rows.up & rows.gated)
         numbers = (layers.outputs + np.where(shared, 0, layers.inputs)) * uses * (integer & ~rows.embedding)
         windows = layers.kernel * uses * (integer & rows.conv & (layers.kernel > 1))
         return BYTES_PER_NUMBER * float(numbers.sum()) * self.rates.quantize + float(windows.sum()) * self.rates.window
@@ -194,7 +196,7 @@ class Roofline:
         """Products of queries with keys, all heads, and milliseconds of computing and using them, in float."""
         if not layers.info.heads:
             return 0.0, 0.0
-        width = np.where(rows.of("attention_qkv"), layers.outputs / 3, layers.outputs)
+        width = np.where(rows.packed_queries, layers.outputs / 3, layers.outputs)
         squares = uses**2 / self.workload.batch * rows.queries
         speed = np.where(layers.bits == 16, self.rates.fp16 or 1.0, 1.0)
         return float(squares.sum()) * layers.info.heads, float((4 * squares * width / speed).sum()) * self.rates.flop

@@ -52,6 +52,11 @@ def _on_dot_products(run: Run) -> Advice:
     return "judge the speed on the target, or plan for a processor with INT8 dot products", _elsewhere(run, "int8_dot")
 
 
+def _with_exact_kernels(run: Run) -> Advice:
+    advice = "open the file as its README.md shows, or plan for a processor with INT8 dot products"
+    return advice, _elsewhere(run, "int8_dot")
+
+
 def _on_half_precision(run: Run) -> Advice:
     here = commands.recommend(run.plan, goal="latency")
     return "take INT8 here, or run the fp16 file where fp16 is computed", (here, *_elsewhere(run, "fp16"))
@@ -97,6 +102,7 @@ def _larger_batch(run: Run) -> Advice:
 NEXT: Mapping[str, Callable[[Run], Advice]] = {  # by the names of the rules in backends/onnx/explain.py
     "zeros-stored-densely": _remove_structures,
     "no-vnni": _on_dot_products,
+    "integer-sums-overflow": _with_exact_kernels,
     "half-precision-on-cpu": _on_half_precision,
     "unfused-nodes": _search_speed,
     "float-products-left": _search_speed,

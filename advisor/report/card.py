@@ -17,6 +17,7 @@ def model_card(run: Json) -> str:
     plan, verification = run["plan"], run["verification"]
     _, verdict, misses = verdict_of(verification)
     packed = verification.get("packed") if verification else None
+    explanations = verification["explanations"] if verification else ()
     values: dict[str, Any] = {
         "model": plan["model"],
         "target": plan["target"],
@@ -29,7 +30,8 @@ def model_card(run: Json) -> str:
         "decodes": bool(verification and verification.get("decoding")),
         "verdict": verdict,
         "misses": misses,
-        "explanations": verification["explanations"] if verification else (),
+        "explanations": explanations,
+        "exact_integers": any(e["rule"] == "integer-sums-overflow" for e in explanations),
         "environment": [(k, flat_text(v)) for k, v in verification["environment"].items()] if verification else [],
     }
     return render_card(values)

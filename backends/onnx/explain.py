@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backends.onnx.facts import Facts
+from backends.onnx.session import EXACT_INTEGERS
 from backends.onnx.verification import Environment, Explanation, PackedWeights
 from knowledge.values import Measurement, Ratio, Workload
 
@@ -89,6 +90,15 @@ def no_vnni(case: Case) -> Iterator[str]:
         )
 
 
+def integer_sums_overflow(case: Case) -> Iterator[str]:
+    if case.after.integer_products and case.environment.exact_integers:
+        yield (
+            "This CPU's fast integer kernels add products of 8 bits in 16, which overflow: the file was measured with "
+            f"{EXACT_INTEGERS} = 1, which takes exact ones. Set it wherever the file is opened on an x86 CPU without "
+            "VNNI, or quality is lost."
+        )
+
+
 def half_precision_on_cpu(case: Case) -> Iterator[str]:
     if case.after.half_bytes > case.after.weight_bytes / 2 and case.speedup.value < SMALL_SPEEDUP:
         yield (
@@ -135,6 +145,7 @@ def bound_by_memory(case: Case) -> Iterator[str]:
 RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     zeros_stored_densely,
     no_vnni,
+    integer_sums_overflow,
     half_precision_on_cpu,
     unfused_nodes,
     float_products_left,

@@ -17,7 +17,7 @@ from backends.onnx.session import open_session
 
 INTEGER = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul", "LSTM", "GRU")
-QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+INTEGER_INPUTS = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
 SMALLEST_WEIGHT = 256  # numbers; below are biases, scales, axes
 
 
@@ -34,6 +34,7 @@ class Facts:
     zero_share: float  # of all weights
     nodes: int  # that the runtime runs, after its own fusion
     unfused: int  # products left in float between quantizers, after the runtime's fusion
+    integer_products: bool = False  # activations are integers too
 
     @property
     def quantized(self) -> bool:
@@ -58,6 +59,7 @@ def file_facts(path: Path, threads: int = 1) -> Facts:
         zero_share=zeros / max(sum(t.size for t in large), 1),
         nodes=len(optimized.node),
         unfused=_unfused(optimized),
+        integer_products=any(node.op_type in INTEGER_INPUTS for node in model.graph),
     )
 
 

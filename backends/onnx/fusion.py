@@ -95,7 +95,7 @@ def _refusal(technique: str, name: str, reason: str) -> Refusal:
 
 def runtime_optimized(path: Path, out: Path) -> None:
     """ONNX Runtime's own extended optimizations, done once and kept in the file."""
-    options = session_options(1)
+    options = session_options(1, exact_integers=False)  # weights stay as they are, for any processor
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(out)
     ort.InferenceSession(str(path), options, providers=[CPU])

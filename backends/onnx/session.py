@@ -9,12 +9,14 @@ import numpy as np
 import onnxruntime as ort
 
 from backends.onnx.cache_names import PAST
+from backends.processor import int8_sums_overflow
 from knowledge.values import InputError, RunFailed
 
 Batch = dict[str, np.ndarray]
 Predict = Callable[[Batch], np.ndarray]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+EXACT_INTEGERS = "session.x64quantprecision"  # the runtime's name for kernels that sum 8-bit products in 32 bits
 FATAL_ONLY = 4
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -42,13 +44,18 @@ def open_session(
         raise RunFailed(f"{path}: a file of our own making that ONNX Runtime cannot load ({reason})") from error
 
 
-def session_options(threads: int) -> ort.SessionOptions:
-    """Options for a quiet session with `threads` threads that do not spin."""
+def session_options(threads: int, *, exact_integers: bool | None = None) -> ort.SessionOptions:
+    """Options for a quiet session with `threads` threads that do not spin.
+
+    `exact_integers` asks for kernels whose 8-bit sums cannot overflow; by itself where the processor's usual ones can.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if int8_sums_overflow() if exact_integers is None else exact_integers:
+        options.add_session_config_entry(EXACT_INTEGERS, "1")
     return options
 
 

@@ -23,6 +23,7 @@ class Environment(Value):
     versions: dict[str, str]
     cpu: str
     vnni: bool  # 8-bit dot-product instructions
+    exact_integers: bool = False  # sessions asked for integer kernels that cannot overflow, since the usual ones would
     threads: int
     provider: str
 

@@ -67,7 +67,7 @@ def test_pins_are_read_from_the_constraints():
 
 @pytest.mark.parametrize(("flags", "status"), [({"avx2"}, "note"), ({"avx2", "avx512_vnni"}, "ok"), (set(), "note")])
 def test_a_processor_without_int8_dot_products_is_noted(monkeypatch, flags, status):
-    monkeypatch.setattr(doctor, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(doctor.processor, "cpu_flags", lambda: frozenset(flags))
     found = check(diagnose_machine(), "processor")
     assert found.status == status
     assert ("no INT8 dot product" in found.text) == (status == "note")

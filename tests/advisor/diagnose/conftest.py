@@ -66,7 +66,7 @@ def half(run_of):
 @pytest.fixture(scope="session")
 def zeros(run_of):
     """Single weights pruned for an engine that skips zeros, measured where none are skipped."""
-    return run_of("digits-cnn", ("magnitude", {"ratio": 0.5}), target=SPARSE)
+    return run_of("digits-cnn", ("magnitude", {"ratio": 0.8}), target=SPARSE)
 
 
 @pytest.fixture(scope="session")

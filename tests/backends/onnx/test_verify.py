@@ -210,8 +210,8 @@ PLAIN = Facts(
 )  # fmt: skip
 
 
-def case(speedup=1.0, latency_ms=10.0, workload=None, vnni=True, sizes=(1000, 250), **after):
-    where = environment(1).model_copy(update={"vnni": vnni})
+def case(speedup=1.0, latency_ms=10.0, workload=None, vnni=True, exact=False, sizes=(1000, 250), **after):
+    where = environment(1).model_copy(update={"vnni": vnni, "exact_integers": exact})
     return Case(
         baseline=measurement(sizes[0], latency_ms),
         compressed=measurement(sizes[1], latency_ms / speedup),
@@ -228,6 +228,7 @@ def case(speedup=1.0, latency_ms=10.0, workload=None, vnni=True, sizes=(1000, 25
     [
         ("zeros-stored-densely", {"zero_share": 0.5}, {"zero_share": 0.01}),
         ("no-vnni", {"integer_bytes": 900, "vnni": False}, {"integer_bytes": 900, "vnni": True}),
+        ("integer-sums-overflow", {"integer_products": True, "exact": True}, {"integer_products": True}),
         ("half-precision-on-cpu", {"half_bytes": 900}, {"half_bytes": 900, "speedup": 1.9}),
         ("unfused-nodes", {"unfused": 3}, {"unfused": 0}),
         ("float-products-left", {"integer_bytes": 500}, {"integer_bytes": 900, "float_product_bytes": 10}),
@@ -247,7 +248,7 @@ def test_each_explanation_applies_when_it_should(rule, applies, does_not):
 
 
 def test_every_rule_is_tested_and_a_good_result_needs_no_excuse():
-    assert len(RULES) == 9
+    assert len(RULES) == 10
     good = case(speedup=3.0, integer_bytes=900, float_product_bytes=0)
     assert explanations(good) == ()
 
@@ -258,6 +259,7 @@ def test_facts_are_read_from_the_file(quantized):
     assert before.integer_bytes == 0
     assert not before.quantized
     assert after.quantized
+    assert after.integer_products > before.integer_products
     assert after.integer_bytes > 0.5 * after.weight_bytes
     assert after.float_product_bytes == after.unfused == 0
     assert before.float_product_bytes > 0.9 * before.weight_bytes
