@@ -15,8 +15,9 @@ import numpy as np
 import onnxruntime as ort
 
 from backends.onnx.chain import Probe
+from backends.onnx.options import CPU
 from backends.onnx.probes import probes
-from backends.onnx.session import CPU, session_inputs
+from backends.onnx.session import session_inputs
 
 BURST_SECONDS = 4e-4  # calls shorter than this are repeated within a turn
 MOST_REPEATS = 50

@@ -31,7 +31,14 @@ def model_card(run: Json) -> str:
         "verdict": verdict,
         "misses": misses,
         "explanations": explanations,
-        "exact_integers": any(e["rule"] == "integer-sums-overflow" for e in explanations),
+        "exact_integers": _exact_by_option(verification),
         "environment": [(k, flat_text(v)) for k, v in verification["environment"].items()] if verification else [],
     }
     return render_card(values)
+
+
+def _exact_by_option(verification: Json | None) -> bool:
+    """Whether the file loses quality unless it is opened as it was for the measurements."""
+    if not verification or verification["environment"].get("integer_sums") != "exact by option":
+        return False
+    return any(e["rule"] == "integer-sums-overflow" for e in verification["explanations"])

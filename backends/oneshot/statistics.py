@@ -86,7 +86,7 @@ class Inputs:
 def gram_matrix(x: Tensor) -> Tensor:
     """xᵀ·x. x: [tokens, in]  The products of two halves of the columns are computed once for both places.
 
-    A third to almost half of the time goes: what is left of n² products is n · (n + LEAF) / 2.
+    A quarter to almost half of the products of more than LEAF columns are saved: of n², n · (n + LEAF) / 2 are left.
     """
     width = x.shape[1]
     products = x.new_empty(width, width)

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from backends.onnx.dense import symmetric
 from backends.onnx.graph import MICROSOFT
-from backends.onnx.session import CPU, Batch, session_options
+from backends.onnx.options import CPU, session_options
+from backends.onnx.session import Batch
 
 OPSET, IR_VERSION = 20, 10
 INPUT_SCALE = np.float32(0.02)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backends.onnx.facts import Facts
-from backends.onnx.session import EXACT_INTEGERS
+from backends.onnx.integer_sums import OPTION
 from backends.onnx.verification import Environment, Explanation, PackedWeights
 from knowledge.values import Measurement, Ratio, Workload
 
@@ -91,12 +91,16 @@ def no_vnni(case: Case) -> Iterator[str]:
 
 
 def integer_sums_overflow(case: Case) -> Iterator[str]:
-    if case.after.integer_products and case.environment.exact_integers:
-        yield (
-            "This CPU's fast integer kernels add products of 8 bits in 16, which overflow: the file was measured with "
-            f"{EXACT_INTEGERS} = 1, which takes exact ones. Set it wherever the file is opened on an x86 CPU without "
-            "VNNI, or quality is lost."
+    sums = case.environment.integer_sums
+    if case.after.integer_products and sums != "exact":
+        measured = (
+            f"The file was measured with {OPTION} = 1, which takes exact ones: set it wherever the file is "
+            "opened on an x86 CPU without VNNI, or quality is lost."
+            if sums == "exact by option"
+            else f"{OPTION} = 1, which takes exact ones, does not work for this file: quality may be better on "
+            "a CPU with VNNI."
         )
+        yield f"This CPU's fast integer kernels add products of 8 bits in 16, which overflow. {measured}"
 
 
 def half_precision_on_cpu(case: Case) -> Iterator[str]:

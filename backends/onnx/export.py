@@ -6,10 +6,9 @@ import contextlib
 import copy
 import inspect
 import io
-import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,18 +21,16 @@ from torch import nn
 from backends.onnx import graph as graphs
 from backends.onnx.cache import Cached, cached, no_cache
 from backends.onnx.cache_names import PAST
-from backends.onnx.decoding import read_in_two_parts
+from backends.onnx.export_checks import check_axes, check_cache, check_parity
 from backends.onnx.naming import name_by_parameters
-from backends.onnx.parity import Labels, label_values, where_they_part
+from backends.onnx.parity import label_values
 from backends.onnx.recurrent import replace_lstms
-from backends.onnx.session import open_session, session_predictor
 from backends.onnx.strip import strip_model
 from knowledge.values import Refusal, RunFailed, Workload
 
 if TYPE_CHECKING:
     from backends.models import InputSpec, LoadedModel
 
-TOLERANCE = 1e-4  # of the largest output, or of 1
 TRACED = (2, 12)  # batch and sequence of the traced example: the exporter specializes on 0 and 1
 UNSEEN = ((1, 9), (3, 7))
 OUTPUT = "output"
@@ -206,49 +203,3 @@ def _name_axes(model: ir.Model, form: Form) -> None:
             value.shape = ir.Shape(dims)
     for value, spec in zip(model.graph.outputs[1:], form.past, strict=True):
         value.shape = ir.Shape(["total" if size == "past" else size for size in spec.shape])
-
-
-def check_axes(path: Path, inputs: Sequence[InputSpec]) -> None:
-    """Read the inputs back from a session; raises RunFailed naming an axis that the exporter froze."""
-    found = {spec.name: spec.shape for spec in open_session(path, 1).get_inputs()}
-    for spec in inputs:
-        for axis, size in enumerate(spec.shape):
-            if isinstance(size, str) and isinstance(found[spec.name][axis], int):
-                raise RunFailed(
-                    f"export: axis {size!r} of input {spec.name!r} is frozen at {found[spec.name][axis]}: "
-                    "the model's code reads that size as a number"
-                )
-
-
-def check_parity(
-    model: LoadedModel, path: Path, batches: Sequence[Mapping[str, np.ndarray]], graph: ir.Model, labels: Labels
-) -> None:
-    """Compare ONNX Runtime with torch on each batch; raises RunFailed saying where they part."""
-    predict = session_predictor(open_session(path, min(os.cpu_count() or 1, 4)))
-    for batch in batches:
-        got = predict(dict(batch))
-        with torch.no_grad():
-            tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-            expected = model.forward(tensors).detach().cpu().numpy()
-        found = difference(expected, got)
-        if not found <= TOLERANCE:  # NaN too
-            shapes = ", ".join(f"{spec.name} {list(batch[spec.name].shape)}" for spec in model.inputs)
-            raise RunFailed(
-                f"export: ONNX Runtime and torch differ by {found:.2g} of the output's scale at {shapes}; "
-                f"{where_they_part(model, graph, labels, batch, TOLERANCE)}"
-            )
-
-
-def check_cache(path: Path, batch: Mapping[str, np.ndarray]) -> None:
-    """Raise RunFailed unless a text read in two parts, the first one cached, gives the logits of the whole."""
-    session = open_session(path, min(os.cpu_count() or 1, 4))
-    found = difference(session_predictor(session)(dict(batch)), read_in_two_parts(session, batch))
-    if not found <= TOLERANCE:
-        raise RunFailed(f"export: with a cache, the logits differ by {found:.2g} of their scale")
-
-
-def difference(expected: np.ndarray, got: np.ndarray) -> float:
-    """Largest difference in units of the largest expected output, or of 1."""
-    if expected.shape != got.shape:
-        return float("inf")
-    return float(np.abs(expected - got).max(initial=0) / max(1.0, float(np.abs(expected).max(initial=0))))

@@ -15,7 +15,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from backends.onnx import graph as graphs
 from backends.onnx.attention import fuse_attention
 from backends.onnx.decoding import read_in_two_parts, undecodable
-from backends.onnx.session import CPU, Batch, open_session, session_options, session_predictor
+from backends.onnx.options import CPU, session_options
+from backends.onnx.session import Batch, open_session, session_predictor
 from backends.onnx.strip import strip_model
 from backends.onnx.timing import compare_files
 from backends.onnx.workload import workload_feed
@@ -95,7 +96,7 @@ def _refusal(technique: str, name: str, reason: str) -> Refusal:
 
 def runtime_optimized(path: Path, out: Path) -> None:
     """ONNX Runtime's own extended optimizations, done once and kept in the file."""
-    options = session_options(1, exact_integers=False)  # weights stay as they are, for any processor
+    options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(out)
     ort.InferenceSession(str(path), options, providers=[CPU])

@@ -29,9 +29,10 @@ from backends.onnx.formats import owners
 from backends.onnx.grouping import matrices_by_row
 from backends.onnx.lstm import lstms, per_gate, unsupported
 from backends.onnx.observe import calibration_batches
+from backends.onnx.options import CPU, session_options
 from backends.onnx.ranges import calibrated_grids
 from backends.onnx.sensitive import SWITCHES, Candidate, add_switches, candidates, is_convolution
-from backends.onnx.session import CPU, Batch, completed, session_options
+from backends.onnx.session import Batch, completed
 from backends.store import RECORD, code_version, digest
 from knowledge.layers import LayerTable
 from knowledge.techniques.mixed import FLOAT, Form, MixedPrecision

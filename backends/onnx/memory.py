@@ -1,6 +1,6 @@
 """Peak memory of a fresh process that loads one file and runs it once.
 
-python -m backends.onnx.memory MODEL INPUTS.npz THREADS      prints the bytes
+python -m backends.onnx.memory MODEL INPUTS.npz THREADS EXACT      prints the bytes; EXACT: 1 for exact integer sums
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backends.onnx.integer_sums import by_option
 from backends.onnx.session import Batch, completed, open_session
 from knowledge.values import RunFailed
 
@@ -29,7 +30,8 @@ def peak_memory_bytes(path: Path, feed: Batch, threads: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **feed)  # type: ignore[arg-type]
-        command = [sys.executable, "-m", "backends.onnx.memory", str(Path(path).resolve()), str(inputs), str(threads)]
+        asked = str(Path(path).resolve()), str(inputs), str(threads), str(int(by_option(path)))
+        command = [sys.executable, "-m", "backends.onnx.memory", *asked]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
@@ -46,9 +48,9 @@ def anonymous_peak_bytes() -> int:
     return 1024 * (kilobytes["VmHWM"] - kilobytes.get("RssFile", 0) - kilobytes.get("RssShmem", 0))
 
 
-def main(path: str, inputs: str, threads: str) -> None:
+def main(path: str, inputs: str, threads: str, exact_integers: str) -> None:
     """Load, run once, print the peak."""
-    session = open_session(Path(path), int(threads))
+    session = open_session(Path(path), int(threads), exact_integers=bool(int(exact_integers)))
     with np.load(inputs) as feed:
         session.run([session.get_outputs()[0].name], completed(feed, session))
     sys.stdout.write(f"{anonymous_peak_bytes()}\n")

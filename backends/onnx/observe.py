@@ -11,7 +11,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from backends.onnx import graph as graphs
-from backends.onnx.session import CPU, Batch, completed, session_options
+from backends.onnx.options import CPU, session_options
+from backends.onnx.session import Batch, completed
 from knowledge.values import InputError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from backends.onnx.naming import scope
-from backends.onnx.session import CPU, completed, session_options
+from backends.onnx.options import CPU, session_options
+from backends.onnx.session import completed
 
 if TYPE_CHECKING:
     from backends.models import LoadedModel

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.onnx import graph as graphs
-from backends.onnx.export import TOLERANCE, difference
+from backends.onnx.export_checks import TOLERANCE, difference
 from backends.onnx.session import open_session, session_predictor
 from knowledge.values import Workload
 

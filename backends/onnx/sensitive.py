@@ -23,8 +23,9 @@ from backends.onnx import graph as graphs
 from backends.onnx.dense import Dense, dense_layers, symmetric
 from backends.onnx.embeddings import embeddings
 from backends.onnx.observe import BATCH, calibration_batches
+from backends.onnx.options import CPU, session_options
 from backends.onnx.ranges import Grid, calibrated_grids
-from backends.onnx.session import CPU, Batch, completed, session_options
+from backends.onnx.session import Batch, completed
 from backends.onnx.smooth import smooth
 from knowledge.techniques.quantize import Int8Dynamic, Int8Static
 from knowledge.values import Refusal, RunFailed

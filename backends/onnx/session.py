@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
+from backends.onnx import integer_sums
 from backends.onnx.cache_names import PAST
-from backends.processor import int8_sums_overflow
+from backends.onnx.options import providers, session_options
 from knowledge.values import InputError, RunFailed
 
 Batch = dict[str, np.ndarray]
 Predict = Callable[[Batch], np.ndarray]
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-EXACT_INTEGERS = "session.x64quantprecision"  # the runtime's name for kernels that sum 8-bit products in 32 bits
-FATAL_ONLY = 4
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 def open_session(
-    path: Path, threads: int, *, cuda: bool = False, optimized_path: Path | None = None, given: bool = False
+    path: Path,
+    threads: int,
+    *,
+    cuda: bool = False,
+    optimized_path: Path | None = None,
+    given: bool = False,
+    exact_integers: bool | None = None,
 ) -> ort.InferenceSession:
     """Load an ONNX file with threads that sleep while they wait, so that two sessions do not slow each other down.
 
     `cuda` asks for the GPU where this machine has one. `optimized_path` keeps the graph as the runtime optimized it.
-    Where the file is broken or uses operators that the runtime does not have, raises RunFailed; InputError for one that
-    the user has `given`.
+    `exact_integers` asks for 8-bit sums that cannot overflow, by itself where the processor's do and the file allows
+    it. Where the file is broken or uses operators that the runtime does not have, raises RunFailed; InputError for one
+    that the user has `given`.
     """
     if given and not Path(path).is_file():
         raise InputError("model", path, "no such file", "give the path of an .onnx file")
     options = session_options(threads)
+    if integer_sums.by_option(Path(path)) if exact_integers is None else exact_integers:
+        options.add_session_config_entry(integer_sums.OPTION, "1")
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     try:
@@ -42,26 +49,6 @@ def open_session(
         if given:
             raise InputError("model", path, f"ONNX Runtime cannot load it ({reason})", "export it again") from error
         raise RunFailed(f"{path}: a file of our own making that ONNX Runtime cannot load ({reason})") from error
-
-
-def session_options(threads: int, *, exact_integers: bool | None = None) -> ort.SessionOptions:
-    """Options for a quiet session with `threads` threads that do not spin.
-
-    `exact_integers` asks for kernels whose 8-bit sums cannot overflow; by itself where the processor's usual ones can.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = FATAL_ONLY
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if int8_sums_overflow() if exact_integers is None else exact_integers:
-        options.add_session_config_entry(EXACT_INTEGERS, "1")
-    return options
-
-
-def providers(cuda: bool) -> Sequence[str]:
-    """Execution providers in order of preference."""
-    return [CUDA, CPU] if cuda and CUDA in ort.get_available_providers() else [CPU]
 
 
 def session_inputs(session: ort.InferenceSession) -> list[str]:

@@ -8,6 +8,8 @@ from pydantic import ConfigDict, Field
 
 from knowledge.values import Budget, Drop, Limits, Measurement, Quality, Ratio, Value, Workload
 
+IntegerSums = Literal["exact", "exact by option", "may overflow"]
+
 
 class Parity(Value):
     """How far two files' outputs are apart on the same inputs."""
@@ -23,7 +25,7 @@ class Environment(Value):
     versions: dict[str, str]
     cpu: str
     vnni: bool  # 8-bit dot-product instructions
-    exact_integers: bool = False  # sessions asked for integer kernels that cannot overflow, since the usual ones would
+    integer_sums: IntegerSums = "exact"  # of 8-bit products in the compressed file
     threads: int
     provider: str
 

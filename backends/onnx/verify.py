@@ -66,7 +66,7 @@ def verify(
         for path, latency, quality in zip(files, latencies[:2], qualities, strict=True)
     )
     speedup = latencies[2]
-    where = environment(workload.threads, first.get_providers()[0])
+    where = environment(workload.threads, second)
     silent = [undecodable(session) for session in (first, second)]
     decoding = () if any(silent) else measure_decoding(*files, split, workload, longest, prompts, batches)
     case = Case(before, after, file_facts(baseline), file_facts(compressed), speedup, workload, where, packed)

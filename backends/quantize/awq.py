@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backends.quantize.grid import dequantize, encode, grid, group_width, quantize
+from backends.quantize.grid import dequantize, encode, grid, group_width, on_grid, quantize
 
 SMALLEST = 1e-4  # of a channel's factor before it is normalized, as the authors' code has it
 CLIPS = tuple(1 - 0.05 * step for step in range(10))  # shares of a group's range that are tried
@@ -67,7 +67,7 @@ def clipped_ranges(
         kept = [torch.empty_like(lowest), torch.empty_like(lowest), torch.empty_like(w)]
         for share in CLIPS:
             scale, zero = grid(w * share, bits, symmetric)
-            error = w - _on(w, scale, zero, bits)
+            error = w - on_grid(w, scale[:, None], zero[:, None], bits)
             loss = (error @ own * error + 2 * error * before[:, columns]).sum(1)
             better = loss < lowest
             lowest = torch.where(better, loss, lowest)
@@ -79,12 +79,6 @@ def clipped_ranges(
         zeros.append(kept[1])
         before += kept[2] @ second_moment[columns]
     return torch.stack(scales, 1), torch.stack(zeros, 1)
-
-
-def _on(w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """Weights of one group [out, size] rounded to the nearest values of their rows' grids."""
-    codes = (torch.round(w / scale[:, None]) + zero[:, None]).clamp(0, 2**bits - 1)
-    return (codes - zero[:, None]) * scale[:, None]
 
 
 def awq(

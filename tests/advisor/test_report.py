@@ -6,7 +6,6 @@ import pytest
 from markdown_it import MarkdownIt
 
 from advisor.report import rewrite_reports, write_run_report, write_study_report
-from advisor.report.card import model_card
 from advisor.report.charts import round_values, span, trial_charts
 from advisor.report.layers import layer_rows, layer_text
 from advisor.report.render import linked_html, linked_markdown, render_html, render_markdown
@@ -183,24 +182,6 @@ def test_files_are_written_whole_and_again_from_json(tmp_path, run_json, pareto_
     assert rewrite_reports(study) + rewrite_reports(best)
     assert {p: p.read_bytes() for p in written} == first
     assert not [p for p in study.rglob(".*")]
-
-
-def test_the_model_card_shows_use_and_measurements(tmp_path, run_json):
-    write_run_report(tmp_path, run_json)
-    card = (tmp_path / "artifact" / "README.md").read_text()
-    assert 'ort.InferenceSession("model.onnx"' in card
-    assert "| size on disk | 713 KB | 52.1 KB | 13.7× smaller |" in card
-    assert "1. `channels`: ratio 0.5, importance l2, round_to 4" in card
-
-
-def test_the_model_card_opens_the_file_with_the_kernels_that_it_was_measured_with(run_json):
-    key = 'options.add_session_config_entry("session.x64quantprecision", "1")'
-    assert key not in model_card(run_json)
-    told = {"rule": "integer-sums-overflow", "text": "sums overflow"}
-    run_json["verification"]["explanations"].append(told)
-    card = model_card(run_json)
-    assert key in card
-    compile(card.partition("```python\n")[2].partition("```")[0], "card", "exec")
 
 
 @pytest.mark.parametrize(

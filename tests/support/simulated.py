@@ -92,7 +92,9 @@ def compute(func: Any, *args: Any, **kwargs: Any) -> Any:
     if func in (aten._to_copy.default, aten.copy_.default):  # the ways from one device to another
         target = args[0].device if wanted is None else wanted
     else:
-        met = {one.device for one in tensors if isinstance(one, Simulated) or (one.dim() and func not in INDEXING)}
+        indices = args[1] if func in INDEXING and isinstance(args[0], Simulated) else ()
+        free = {id(one) for one in tree_leaves(indices) if isinstance(one, Tensor) and not isinstance(one, Simulated)}
+        met = {one.device for one in tensors if isinstance(one, Simulated) or (one.dim() and id(one) not in free)}
         if len(met) > 1:
             raise RuntimeError(f"expected all tensors to be on the same device, found {met} in {func}")
         target = wanted or next(iter(met), CPU)

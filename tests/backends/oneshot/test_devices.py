@@ -39,9 +39,22 @@ def test_simulated_devices_are_as_strict_as_real_ones(simulated):
         first @ second
     with pytest.raises(RuntimeError, match="to be on the same device"):
         first + torch.ones(2)
+    for indices, target in ((torch.tensor([0]), torch.zeros(2, 2)), (torch.tensor([0]).to(simulated[0]), first.cpu())):
+        with pytest.raises(RuntimeError, match="to be on the same device"):
+            target[indices] = first[:1]
+    with pytest.raises(RuntimeError, match="to be on the same device"):
+        torch.ones(2, 2)[torch.tensor([0]).to(simulated[0])]
+    with pytest.raises(RuntimeError, match="to be on the same device"):
+        first[torch.tensor([0])] = torch.ones(1, 2)
     with pytest.raises(TypeError, match="to numpy"):
         first.numpy()
-    assert first[0].device == (first * 2).device == first.t().contiguous().device == simulated[0]
+    assert (
+        first[torch.tensor([0])].device
+        == first[0].device
+        == (first * 2).device
+        == first.t().contiguous().device
+        == simulated[0]
+    )
     first[0].mul_(3)
     assert first.cpu().tolist() == [[3, 3], [1, 1]]
 

@@ -13,7 +13,8 @@ from backends.onnx import fp16, fusion, int8_dynamic, int8_static
 from backends.onnx import graph as graphs
 from backends.onnx.cache import cached
 from backends.onnx.decoding import compare_decoding, greedy, measure_decoding, undecodable
-from backends.onnx.export import check_cache, export
+from backends.onnx.export import export
+from backends.onnx.export_checks import check_cache
 from backends.onnx.session import completed, open_session
 from backends.onnx.verify import verify
 from backends.onnx.weights import weight_bytes

@@ -210,8 +210,8 @@ PLAIN = Facts(
 )  # fmt: skip
 
 
-def case(speedup=1.0, latency_ms=10.0, workload=None, vnni=True, exact=False, sizes=(1000, 250), **after):
-    where = environment(1).model_copy(update={"vnni": vnni, "exact_integers": exact})
+def case(speedup=1.0, latency_ms=10.0, workload=None, vnni=True, sums="exact", sizes=(1000, 250), **after):
+    where = environment(1).model_copy(update={"vnni": vnni, "integer_sums": sums})
     return Case(
         baseline=measurement(sizes[0], latency_ms),
         compressed=measurement(sizes[1], latency_ms / speedup),
@@ -228,7 +228,12 @@ def case(speedup=1.0, latency_ms=10.0, workload=None, vnni=True, exact=False, si
     [
         ("zeros-stored-densely", {"zero_share": 0.5}, {"zero_share": 0.01}),
         ("no-vnni", {"integer_bytes": 900, "vnni": False}, {"integer_bytes": 900, "vnni": True}),
-        ("integer-sums-overflow", {"integer_products": True, "exact": True}, {"integer_products": True}),
+        (
+            "integer-sums-overflow",
+            {"integer_products": True, "sums": "exact by option"},
+            {"integer_products": False, "sums": "exact by option"},
+        ),
+        ("integer-sums-overflow", {"integer_products": True, "sums": "may overflow"}, {"integer_products": True}),
         ("half-precision-on-cpu", {"half_bytes": 900}, {"half_bytes": 900, "speedup": 1.9}),
         ("unfused-nodes", {"unfused": 3}, {"unfused": 0}),
         ("float-products-left", {"integer_bytes": 500}, {"integer_bytes": 900, "float_product_bytes": 10}),
