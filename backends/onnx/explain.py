@@ -94,8 +94,8 @@ def integer_sums_overflow(case: Case) -> Iterator[str]:
     sums = case.environment.integer_sums
     if case.after.integer_products and sums != "exact":
         measured = (
-            f"The file was measured with {OPTION} = 1, which takes exact ones: set it wherever the file is "
-            "opened on an x86 CPU without VNNI, or quality is lost."
+            f"The file was measured with {OPTION} = 1, which takes exact ones where the runtime has them: set it "
+            "wherever the file is opened on an x86 CPU without VNNI, or quality is lost."
             if sums == "exact by option"
             else f"{OPTION} = 1, which takes exact ones, does not work for this file: quality may be better on "
             "a CPU with VNNI."

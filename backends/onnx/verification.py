@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from knowledge.values import Budget, Drop, Limits, Measurement, Quality, Ratio, Value, Workload
 
+# by option: where the runtime has exact kernels; of opset 21 on, it has none for products of two quantized matrices
 IntegerSums = Literal["exact", "exact by option", "may overflow"]
 
 
