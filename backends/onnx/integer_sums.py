@@ -15,22 +15,12 @@ import numpy as np
 import onnxruntime as ort
 
 from backends.onnx.cache_names import PAST
-from backends.onnx.options import CPU, session_options
+from backends.onnx.options import CPU, TYPES, session_options
 from backends.processor import int8_sums_overflow
 
 OPTION = "session.x64quantprecision"
 # in the names of operators with integer activations
 INTEGERS = (b"QuantizeLinear", b"DynamicQuantize", b"MatMulInteger", b"ConvInteger", b"QLinear")
-TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(bool)": np.bool_,
-}
 
 
 def by_option(path: Path) -> bool:

@@ -10,13 +10,11 @@ import onnxruntime as ort
 
 from backends.onnx import integer_sums
 from backends.onnx.cache_names import PAST
-from backends.onnx.options import providers, session_options
+from backends.onnx.options import TYPES, providers, session_options
 from knowledge.values import InputError, RunFailed
 
 Batch = dict[str, np.ndarray]
 Predict = Callable[[Batch], np.ndarray]
-
-FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 def open_session(
@@ -71,7 +69,7 @@ def completed(feed: Mapping[str, np.ndarray], session: ort.InferenceSession) -> 
 
 def _empty(spec: ort.NodeArg, batch: int) -> np.ndarray:
     """Keys or values of no position: [batch, heads, 0, width]."""
-    return np.zeros([batch, *(size if isinstance(size, int) else 0 for size in spec.shape[1:])], FLOATS[spec.type])
+    return np.zeros([batch, *(size if isinstance(size, int) else 0 for size in spec.shape[1:])], TYPES[spec.type])
 
 
 def session_predictor(session: ort.InferenceSession) -> Predict:
