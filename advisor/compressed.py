@@ -43,7 +43,8 @@ def warnings(technique: Technique, found: Streamed) -> Iterator[str]:
     damping: float = getattr(technique, "damping", float("inf"))
     for layer in layers:
         if layer.unread:
-            yield f"{layer.path}: {layer.unread} of {layer.matrices} matrices read no token and went by their size."
+            which = f"{layer.unread} of {layer.matrices} matrices read no token, or zeros alone"
+            yield f"{layer.path}: {which}, and went by their size."
         elif hasattr(technique, "damping") and layer.fewest_tokens < layer.inputs:
             yield f"{layer.path}: a matrix read {layer.fewest_tokens:,} tokens, fewer than its {layer.inputs:,} inputs."
         if layer.damping > damping:

@@ -10,7 +10,7 @@ from knowledge.values import Refusal
 
 
 def cautions(technique: Technique, done: Sequence[Done]) -> Iterator[Refusal]:
-    """One for each layer that no token reached, that too few reached, or whose Hessian took more damping than asked.
+    """One for each layer that read no token or zeros alone, or too few tokens, or whose Hessian took more damping.
 
     The last two concern methods that invert a Hessian: those with a parameter `damping`.
     """
@@ -20,7 +20,8 @@ def cautions(technique: Technique, done: Sequence[Done]) -> Iterator[Refusal]:
         by_path.setdefault(one.matrix.path, []).append(one)
     for path, parts in by_path.items():
         if unread := sum(not one.tokens for one in parts):
-            observed = f"{path}: {unread} of {len(parts)} matrices read no calibration token and went by their size"
+            which = f"{unread} of {len(parts)} matrices read no calibration token, or zeros alone"
+            observed = f"{path}: {which}, and went by their size"
             yield _caution(technique, "calibration-unread", observed, "tokens that reach every matrix")
         if damping is None:
             continue

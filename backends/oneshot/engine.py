@@ -126,11 +126,11 @@ def changed_by_sums(sums: Sums, in_blocks: bool = True) -> list[Done]:
 
 
 def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = True) -> Done:
-    """Change one matrix. What no token reached, such as an expert that none was sent to, is changed by its size."""
+    """Change one matrix by what it read; by its size where that was no token, or zeros alone: experts of no token."""
     weight, tokens = matrix.read().float(), inputs.tokens
     if method.reads:
-        if not inputs.tokens:
-            inputs = Inputs.alike(inputs.width, weight.device)
+        if not tokens or bool(inputs.idle.all()):
+            tokens, inputs = 0, Inputs.alike(inputs.width, weight.device)
         inputs.check(matrix.name)
         if method.inverse and in_blocks and matrix.expert is None:
             inputs.check_tokens(matrix.name)

@@ -38,7 +38,7 @@ class Layer(Value):
 
     path: str
     matrices: int
-    unread: int  # that no calibration token reached: they went by their size
+    unread: int  # that read no calibration token, or zeros alone: they went by their size
     fewest_tokens: int
     damping: float  # the most that a Hessian took
     inputs: int

@@ -114,6 +114,23 @@ def test_embeddings_head_and_norms_stay(zoo, ids):
         assert torch.equal(now, before) != (name.removesuffix(".weight") in touched), name
 
 
+@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("method", [wanda_method(lambda path: 0.5), sparsegpt_method(lambda path: 0.5)])
+def test_what_reads_zeros_alone_loses_its_smallest_weights(zoo, ids, method, batches):
+    silent = copy.deepcopy(zoo["stdlib-lm"])
+    silent.model.layers[1].input_layernorm.weight.data.zero_()
+    before = silent.model.layers[1].self_attn.q_proj.weight.detach().clone()
+    _, done = compressed(silent, method, ids["calibration"][:8], batches)
+    unread = {one.matrix.path.removeprefix("model.layers.1.self_attn."): one for one in done if not one.tokens}
+    assert unread.keys() == {"q_proj", "k_proj", "v_proj", "o_proj"}  # values of nothing are nothing
+    now = unread["q_proj"].matrix.read()
+    assert float((now == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+    together = (1, 0) if method.name == "wanda" else (128, 1)  # rows, or columns that SparseGPT compares
+    for was, part in zip(before.split(*together), now.split(*together), strict=True):
+        assert torch.equal(part[part != 0], was[part != 0])
+        assert was[part != 0].abs().min() >= was[part == 0].abs().max()
+
+
 def test_activations_that_are_not_finite_name_their_layer(zoo, ids):
     broken = copy.deepcopy(zoo["stdlib-lm"])
     broken.model.layers[1].input_layernorm.weight.data[3] = torch.inf

@@ -1,0 +1,210 @@
+"""A traced program in operators that change none of their inputs, without tracing it a second time.
+
+    in place          x.div_(y), where nothing else sees x       ─► a new value
+    another's value   detach_, casts to the same type            ─► the input itself
+    other names       &, contiguous, casts by another tensor     ─► operators that ONNX has
+    checks            of sizes and types                         ─► nothing, and what they alone computed
+
+torch.onnx.export decomposes a program by running the whole model again on symbolic shapes, about 40 % of an export of a
+language model, mostly to find nothing else than these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch._dynamo.config
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.fx import Graph, Node
+
+aten = torch.ops.aten
+CHECKS = {
+    aten._assert_async.default,
+    aten._assert_async.msg,
+    aten._assert_scalar.default,
+    aten._assert_tensor_metadata.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+}
+INPUT_ITSELF = {aten.alias.default, aten.detach.default, aten.detach_.default}
+CASTS = {aten.to, aten.type_as}
+NAMES = {
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.max.other: aten.maximum.default,
+    aten.min.other: aten.minimum.default,
+    aten.numpy_T.default: aten.t.default,
+}
+
+Decompositions = Collection[Any]  # the operators that ONNX lacks
+Change = Callable[[Graph, Node], None]
+
+
+@contextmanager
+def traced_once() -> Iterator[list[ExportedProgram]]:
+    """Exports need no second trace where `make_functional` suffices; yields the programs for which it did.
+
+    Results of operators on symbolic shapes are not kept for others meanwhile: making them again is faster.
+    """
+    spared: list[ExportedProgram] = []
+    again = ExportedProgram.run_decompositions
+
+    def run_decompositions(self: ExportedProgram, table: dict[Any, Any] | None = None, **more: Any) -> ExportedProgram:
+        if table is not None and not more and make_functional(self, table):
+            spared.append(self)
+            return self
+        found: ExportedProgram = again(self, table, **more)
+        return found
+
+    ExportedProgram.run_decompositions = run_decompositions  # type: ignore[method-assign]
+    try:
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            yield spared
+    finally:
+        ExportedProgram.run_decompositions = again  # type: ignore[method-assign]
+
+
+def make_functional(program: ExportedProgram, table: Decompositions) -> bool:
+    """Change the program in place as above; False, and nothing is changed, where that takes more.
+
+    `table` has the operators that must go. What neither it nor this module knows stays, whether ONNX has it or not.
+    """
+    graph = program.graph_module.graph
+    changes = []
+    for node in graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, OpOverload):
+            change = _change(node, table)
+            if change is None:
+                return False
+            changes.append((node, change))
+        elif node.op not in ("placeholder", "output") and not _is_scalar(node):
+            return False
+    for node, change in changes:
+        change(graph, node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return True
+
+
+def _is_scalar(node: Node) -> bool:
+    """Arithmetic of sizes, or a choice among several outputs; no operator with graphs of its own."""
+    return node.op == "call_function" and not isinstance(node.target, torch._ops.OperatorBase)
+
+
+# -- what to do with an operator -------------------------------------------------------------------
+
+
+def _change(node: Node, table: Decompositions) -> Change | None:
+    op = node.target
+    assert isinstance(op, OpOverload)
+    if op in CHECKS:
+        return _erase
+    if _gives_its_input(node):
+        is_output = any(user.op == "output" for user in node.users)  # the program knows its outputs by their nodes
+        return _alias if is_output else _pass_on
+    if op.overloadpacket in CASTS:
+        return _cast
+    if op._schema.is_mutable:
+        new = _without_effect(op)
+        return _in_place(new) if new is not None and new not in table and _is_alone(node.args[0], node) else None
+    if op in NAMES or (op is aten.numpy_T.default and node.meta["val"].dim() <= 2):
+        return _rename
+    if op is aten.contiguous.default:
+        return _copy
+    return None if op in table else _keep
+
+
+def _gives_its_input(node: Node) -> bool:
+    op = node.target
+    if op is aten.dropout.default:
+        return not node.args[2]  # not in training
+    same = isinstance(op, OpOverload) and op.overloadpacket in CASTS and _dtype(node) == _dtype(node.args[0])
+    return same or op in INPUT_ITSELF
+
+
+def _dtype(node: Any) -> torch.dtype:
+    found: torch.dtype = node.meta["val"].dtype
+    return found
+
+
+def _without_effect(op: OpOverload) -> OpOverload | None:
+    """aten.div_.Tensor -> aten.div.Tensor"""
+    name = op._schema.name.removeprefix("aten::")
+    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    new = getattr(packet, op._overloadname, None)
+    return new if isinstance(new, OpOverload) and not new._schema.is_mutable else None
+
+
+def _is_alone(value: Any, changing: Node) -> bool:
+    """Whether the memory of a value is seen through no other: it was computed, and nobody else gives it on."""
+    if not isinstance(value, Node) or value.op != "call_function":
+        return False
+    source = value if isinstance(value.target, OpOverload) else value.args[0]  # of several outputs
+    if not isinstance(source, Node) or not isinstance(source.target, OpOverload) or _shares_memory(source):
+        return False
+    return not any(user.op == "output" or _shares_memory(user) for user in value.users if user is not changing)
+
+
+def _shares_memory(node: Node) -> bool:
+    op = node.target
+    if not isinstance(op, OpOverload):
+        return False
+    return op is aten.dropout.default or any(value.alias_info is not None for value in op._schema.returns)
+
+
+# -- doing it --------------------------------------------------------------------------------------
+
+
+def _keep(graph: Graph, node: Node) -> None:
+    """ONNX has it."""
+
+
+def _erase(graph: Graph, node: Node) -> None:
+    graph.erase_node(node)
+
+
+def _pass_on(graph: Graph, node: Node) -> None:
+    node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+    graph.erase_node(node)
+
+
+def _alias(graph: Graph, node: Node) -> None:
+    node.target, node.args, node.kwargs = aten.alias.default, node.args[:1], {}
+
+
+def _copy(graph: Graph, node: Node) -> None:
+    """Views that follow rely on its order in memory."""
+    node.target, node.args, node.kwargs = aten.clone.default, node.args[:1], {"memory_format": torch.contiguous_format}
+
+
+def _cast(graph: Graph, node: Node) -> None:
+    node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": _dtype(node)}
+
+
+def _rename(graph: Graph, node: Node) -> None:
+    node.target = NAMES[node.target]  # type: ignore[index]
+
+
+def _in_place(new: OpOverload) -> Change:
+    """Later readers of the value read the new one."""
+
+    def change(graph: Graph, node: Node) -> None:
+        before = set(_until(graph, node))
+        value = node.args[0]
+        assert isinstance(value, Node)
+        value.replace_all_uses_with(node, delete_user_cb=lambda user: user not in before)
+        node.target = new
+
+    return change
+
+
+def _until(graph: Graph, last: Node) -> Iterator[Node]:
+    """The nodes up to this one."""
+    for node in graph.nodes:
+        yield node
+        if node is last:
+            return
