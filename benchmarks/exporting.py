@@ -1,6 +1,6 @@
 """Seconds of an export that traces a model once, and of one that lets torch decompose it, in turn in one process.
 
-python -m benchmarks.exporting [--models zoo:digits-vit,zoo:minilm,zoo:stdlib-gpt2,zoo:stdlib-lm] [--repeats 2] [--json]
+python -m benchmarks.exporting [--models zoo:digits-vit,zoo:minilm] [--repeats 2] [--json]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backends.onnx.export import export
 from benchmarks.show import show
 from knowledge.values import Workload
 
-MODELS = "zoo:digits-vit,zoo:minilm,zoo:stdlib-gpt2,zoo:stdlib-lm"
+MODELS = "zoo:digits-cnn,zoo:digits-vit,zoo:minilm,zoo:stdlib-gpt2,zoo:stdlib-lm"
 
 
 def rows(models: list[str], repeats: int) -> Iterator[dict[str, Any]]:
@@ -43,7 +43,7 @@ def rows(models: list[str], repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def _way(way: str) -> AbstractContextManager[Any]:
-    return nullcontext() if way == "once" else patch("backends.onnx.trace.traced_once", lambda: nullcontext([]))
+    return nullcontext() if way == "once" else patch("backends.onnx.export.traced_once", lambda: nullcontext([]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def cautions(technique: Technique, done: Sequence[Done]) -> Iterator[Refusal]:
         if unread := sum(not one.tokens for one in parts):
             which = f"{unread} of {len(parts)} matrices read no calibration token, or zeros alone"
             observed = f"{path}: {which}, and went by their size"
-            yield _caution(technique, "calibration-unread", observed, "tokens that reach every matrix")
+            yield _caution(technique, "calibration-unread", observed, "tokens that every matrix reads, not as zeros")
         if damping is None:
             continue
         if thin := sum(0 < one.tokens < one.matrix.read().shape[1] for one in parts):

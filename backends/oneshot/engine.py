@@ -126,7 +126,7 @@ def changed_by_sums(sums: Sums, in_blocks: bool = True) -> list[Done]:
 
 
 def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = True) -> Done:
-    """Change one matrix by what it read; by its size where that was no token, or zeros alone: experts of no token."""
+    """Change one matrix by what it read, or by its size where it read no token (as an expert may), or zeros alone."""
     weight, tokens = matrix.read().float(), inputs.tokens
     if method.reads:
         if not tokens or bool(inputs.idle.all()):

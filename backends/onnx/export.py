@@ -16,6 +16,7 @@ from torch import nn
 from backends.onnx import graph as graphs
 from backends.onnx.cache import Cached, cached, no_cache
 from backends.onnx.export_checks import check_axes, check_cache, check_parity
+from backends.onnx.functional import traced_once
 from backends.onnx.naming import name_by_parameters
 from backends.onnx.parity import label_values
 from backends.onnx.recurrent import replace_lstms
@@ -73,6 +74,17 @@ def _on_the_cpu(model: LoadedModel) -> Iterator[None]:
 
 
 def _write(model: LoadedModel, form: Form, path: Path, workload: Workload) -> None:
+    """Trace once where that suffices, and a second time where it does not, or comes to nothing."""
+    with traced_once() as spared:
+        try:
+            return _write_traced(model, form, path, workload)
+        except RunFailed:
+            if not spared:
+                raise
+    return _write_traced(model, form, path, workload)
+
+
+def _write_traced(model: LoadedModel, form: Form, path: Path, workload: Workload) -> None:
     """Trace, name, strip, and compare before the file is in place."""
     graph = traced(form, _example(model, workload, TRACED))
     name_by_parameters(graph, model.module, form.prefix)

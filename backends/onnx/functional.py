@@ -11,12 +11,13 @@ language model, mostly to find nothing else than these.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
-import torch._dynamo.config
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
@@ -39,6 +40,10 @@ NAMES = {
     aten.min.other: aten.minimum.default,
     aten.numpy_T.default: aten.t.default,
 }
+# composed of others in torch, which never leaves them whole; ONNX has them in the same meaning
+COMPOSED = {aten.expand_as.default, aten.flatten.using_ints, aten.reshape.default, aten.unflatten.int}
+VIEWS_UNSAID = {aten.dropout.default, aten.einsum.default, aten._unsafe_view.default}  # in their schemas
+ONE_AT_A_TIME = threading.RLock()
 
 Decompositions = Collection[Any]  # the operators that ONNX lacks
 Change = Callable[[Graph, Node], None]
@@ -46,32 +51,33 @@ Change = Callable[[Graph, Node], None]
 
 @contextmanager
 def traced_once() -> Iterator[list[ExportedProgram]]:
-    """Exports need no second trace where `make_functional` suffices; yields the programs for which it did.
-
-    Results of operators on symbolic shapes are not kept for others meanwhile: making them again is faster.
-    """
+    """Exports need no second trace where `make_functional` suffices; yields the programs for which it was to."""
     spared: list[ExportedProgram] = []
     again = ExportedProgram.run_decompositions
 
-    def run_decompositions(self: ExportedProgram, table: dict[Any, Any] | None = None, **more: Any) -> ExportedProgram:
-        if table is not None and not more and make_functional(self, table):
+    def run_decompositions(
+        self: ExportedProgram, decomp_table: dict[Any, Any] | None = None, **more: Any
+    ) -> ExportedProgram:
+        if decomp_table is not None and not more:
             spared.append(self)
-            return self
-        found: ExportedProgram = again(self, table, **more)
+            if make_functional(self, decomp_table):
+                return self
+            spared.pop()
+        found: ExportedProgram = again(self, decomp_table, **more)
         return found
 
-    ExportedProgram.run_decompositions = run_decompositions  # type: ignore[method-assign]
-    try:
-        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+    with ONE_AT_A_TIME:
+        ExportedProgram.run_decompositions = run_decompositions  # type: ignore[method-assign]
+        try:
             yield spared
-    finally:
-        ExportedProgram.run_decompositions = again  # type: ignore[method-assign]
+        finally:
+            ExportedProgram.run_decompositions = again  # type: ignore[method-assign]
 
 
 def make_functional(program: ExportedProgram, table: Decompositions) -> bool:
     """Change the program in place as above; False, and nothing is changed, where that takes more.
 
-    `table` has the operators that must go. What neither it nor this module knows stays, whether ONNX has it or not.
+    `table` has the operators that must go. Others stay: whether ONNX has them, the exporter will tell.
     """
     graph = program.graph_module.graph
     changes = []
@@ -109,13 +115,20 @@ def _change(node: Node, table: Decompositions) -> Change | None:
     if op.overloadpacket in CASTS:
         return _cast
     if op._schema.is_mutable:
-        new = _without_effect(op)
-        return _in_place(new) if new is not None and new not in table and _is_alone(node.args[0], node) else None
-    if op in NAMES or (op is aten.numpy_T.default and node.meta["val"].dim() <= 2):
-        return _rename
+        return _without_effect(node, table)
+    if op in NAMES:
+        return _rename if op is not aten.numpy_T.default or node.meta["val"].dim() <= 2 else None
     if op is aten.contiguous.default:
         return _copy
-    return None if op in table else _keep
+    whole = op in COMPOSED or (op is aten.chunk.default and len(node.meta["val"]) == node.args[1])
+    return _keep if op not in table and (whole or not _is_composed(op)) else None
+
+
+@cache
+def _is_composed(op: OpOverload) -> bool:
+    """Whether a second trace would take the operator apart, whatever the table says."""
+    composite = op.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    return bool(composite) and op not in torch.export.default_decompositions()
 
 
 def _gives_its_input(node: Node) -> bool:
@@ -131,12 +144,17 @@ def _dtype(node: Any) -> torch.dtype:
     return found
 
 
-def _without_effect(op: OpOverload) -> OpOverload | None:
-    """aten.div_.Tensor -> aten.div.Tensor"""
+def _without_effect(node: Node, table: Decompositions) -> Change | None:
+    """aten.div_.Tensor -> aten.div.Tensor, where the new value has the type of the old one, which nothing else sees."""
+    op = node.target
+    assert isinstance(op, OpOverload)
     name = op._schema.name.removeprefix("aten::")
     packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
     new = getattr(packet, op._overloadname, None)
-    return new if isinstance(new, OpOverload) and not new._schema.is_mutable else None
+    if not isinstance(new, OpOverload) or new._schema.is_mutable or new in table or not _is_alone(node.args[0], node):
+        return None
+    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["val"])
+    return _in_place(new) if new(*args, **kwargs).dtype == _dtype(node) else None
 
 
 def _is_alone(value: Any, changing: Node) -> bool:
@@ -153,7 +171,8 @@ def _shares_memory(node: Node) -> bool:
     op = node.target
     if not isinstance(op, OpOverload):
         return False
-    return op is aten.dropout.default or any(value.alias_info is not None for value in op._schema.returns)
+    said = any(value.alias_info is not None for value in op._schema.returns)
+    return said or op in VIEWS_UNSAID or op.overloadpacket in CASTS
 
 
 # -- doing it --------------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ def _onnx_outputs(graph: ir.Model, labels: Labels, batch: Mapping[str, np.ndarra
     """The labeled values, computed by ONNX Runtime."""
     original = list(graph.graph.outputs)
     present = {p: v for p, v in labels.items() if v.producer() is not None and v.graph is graph.graph}
+    if not present:  # no names would mean all outputs
+        return {}
     extra = {v.name: v for v in present.values() if v not in original}
     graph.graph.outputs.extend(extra.values())
     try:

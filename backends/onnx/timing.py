@@ -6,10 +6,13 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from backends.onnx.session import Batch, completed, open_session
 from knowledge.values import Latency, Ratio
@@ -35,9 +38,9 @@ class Round:
     second: list[float]
     interruptions: int
 
-    @property
+    @cached_property
     def ratio(self) -> float:
-        return float(np.median(self.first) / np.median(self.second))
+        return median(self.first) / median(self.second)
 
 
 def compare_files(
@@ -79,13 +82,23 @@ def quiet_rounds(rounds: list[Round]) -> list[Round]:
 def ratio_of(openings: Sequence[Sequence[Round]]) -> Ratio:
     """Median of the rounds' ratios; the 95 % interval draws openings, and rounds within each, anew."""
     groups = [np.array([r.ratio for r in rounds]) for rounds in openings]
-    rng = np.random.default_rng(0)
-    medians = []
-    for _ in range(RESAMPLES):
-        chosen = rng.integers(0, len(groups), len(groups))
-        medians.append(np.median(np.concatenate([rng.choice(groups[i], len(groups[i])) for i in chosen])))
-    low, high = np.percentile(medians, [2.5, 97.5])
+    low, high = np.percentile(_resampled_medians(groups, np.random.default_rng(0)), [2.5, 97.5])
     return Ratio(value=float(np.median(np.concatenate(groups))), low=float(low), high=float(high))
+
+
+def _resampled_medians(groups: Sequence[NDArray[np.float64]], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Medians of as many groups as there are, drawn anew, and of as many values of each, drawn anew. [RESAMPLES]"""
+    lengths = np.array([len(group) for group in groups])
+    widest = lengths.max()
+    values = np.array([np.pad(group, (0, widest - len(group))) for group in groups])  # [groups, widest]
+    chosen = rng.integers(0, len(groups), (RESAMPLES, len(groups)))
+    own = lengths[chosen]  # [RESAMPLES, groups]
+    places = (rng.random((*chosen.shape, widest)) * own[..., None]).astype(np.intp)
+    drawn = np.where(np.arange(widest) < own[..., None], values[chosen[..., None], places], np.inf)
+    ordered = np.sort(drawn.reshape(RESAMPLES, -1), axis=1)  # what is beyond a group's own length comes last
+    middle = np.stack([own.sum(1) - 1, own.sum(1)], axis=1) // 2
+    medians: NDArray[np.float64] = np.take_along_axis(ordered, middle, axis=1).mean(1)
+    return medians
 
 
 def _summary(openings: Sequence[Sequence[Round]]) -> tuple[Latency, Latency, Ratio]:

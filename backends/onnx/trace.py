@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 import torch
+import torch._dynamo.config
 from torch import nn
 
 from backends.onnx import graph as graphs
 from backends.onnx.cache_names import PAST
-from backends.onnx.functional import traced_once
 from knowledge.values import RunFailed
 
 if TYPE_CHECKING:
@@ -42,21 +42,7 @@ class Form:
 
 
 def traced(form: Form, example: Mapping[str, np.ndarray]) -> ir.Model:
-    """The module's graph, for any sizes of the axes that its inputs name.
-
-    Traced once where `backends.onnx.functional` suffices and the exporter then knows every operator, else twice.
-    Raises RunFailed where the exporter fails.
-    """
-    with traced_once() as spared:
-        try:
-            return _exported(form, example)
-        except RunFailed:
-            if not spared:
-                raise
-    return _exported(form, example)
-
-
-def _exported(form: Form, example: Mapping[str, np.ndarray]) -> ir.Model:
+    """The module's graph, for any sizes of the axes that its inputs name. Raises RunFailed where the exporter fails."""
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in form.inputs
@@ -65,7 +51,9 @@ def _exported(form: Form, example: Mapping[str, np.ndarray]) -> ir.Model:
     shapes = (dynamic,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else dynamic  # torch nests those of *args
     example = _with_past(form, example) if form.past else example
     args = tuple(torch.from_numpy(example[spec.name]) for spec in form.inputs)
-    with _silence(), torch.no_grad():
+    # with a cache, operators on its many symbols are sooner made again than found among those kept
+    kept = torch._dynamo.config.patch(fake_tensor_cache_enabled=not form.past)
+    with _silence(), torch.no_grad(), kept:
         try:
             program = torch.onnx.export(
                 form.wrapper,

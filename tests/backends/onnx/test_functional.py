@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from backends.onnx import functional, trace
+import backends.onnx.export as exporting
+from backends.onnx import functional
 from backends.onnx.export import export
 from backends.onnx.functional import aten, make_functional
 from backends.onnx.weights import weight_bytes
@@ -85,19 +86,46 @@ def test_what_takes_more_is_left_as_it_was(forward):
     assert str(program.graph) == before
 
 
-def test_an_operator_that_onnx_lacks_is_decomposed():
-    program = traced(lambda x: nn.functional.adaptive_avg_pool2d(x, 1), torch.ones(1, 2, 4, 4))
+@pytest.mark.parametrize(
+    ("forward", "shape"),
+    [
+        (lambda x: nn.functional.adaptive_avg_pool2d(x, 1), (1, 2, 4, 4)),  # the table has it
+        (lambda x: nn.functional.batch_norm(x, torch.zeros(2), torch.ones(2)), (1, 2, 4, 4)),  # torch takes it apart
+        (lambda x: torch.cat(x.chunk(4, -1)[:3]), (2, 9)),  # three pieces
+        (lambda x: x.T * 2, (2, 3, 4)),
+        (lambda x: (x * 2).logical_not_() + 1, (3, 4)),  # of another type than its input
+        (lambda x: torch.atleast_2d(x.sum(1)).add_(1), (3, 4)),  # a view that is not said to be one
+    ],
+)
+def test_what_a_second_trace_would_take_apart_gets_one(forward, shape):
+    program = traced(forward, torch.ones(shape))
     assert not make_functional(program, {aten.adaptive_avg_pool2d.default})
-    assert make_functional(program, ())
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """Whether each trace ended well."""
+    found = []
+
+    def counted(form, example):
+        found.append(False)
+        graph = traced_form(form, example)
+        found[-1] = True
+        return graph
+
+    traced_form = exporting.traced
+    monkeypatch.setattr(exporting, "traced", counted)
+    return found
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "bert"])
-def test_the_file_is_that_of_two_traces(small, outputs, tmp_path, kind, monkeypatch):
+def test_the_file_is_that_of_two_traces(small, outputs, tmp_path, kind, monkeypatch, traces):
     model, answers = small.transformer(kind, blocks=1), []
     monkeypatch.setattr(functional, "make_functional", lambda *given: answers.append(make_functional(*given)) or True)
     export(model, tmp_path / "once.onnx", WORKLOAD)
     assert answers == [True]
-    monkeypatch.setattr(trace, "traced_once", lambda: nullcontext([]))
+    assert traces == [True]
+    monkeypatch.setattr(exporting, "traced_once", lambda: nullcontext([]))
     export(model, tmp_path / "twice.onnx", WORKLOAD)
     split = small.split(model, count=3, seed=3, time=7)
     once, twice = (outputs(tmp_path / name, split) for name in ("once.onnx", "twice.onnx"))
@@ -107,20 +135,37 @@ def test_the_file_is_that_of_two_traces(small, outputs, tmp_path, kind, monkeypa
 
 
 class Pooled(nn.Module):
+    def __init__(self, known):
+        super().__init__()
+        self.pool = nn.AvgPool2d(4) if known else nn.AdaptiveAvgPool2d(2)
+
     def forward(self, pixels):
-        return nn.functional.adaptive_avg_pool2d(pixels, 2).flatten(1)
+        return self.pool(pixels).flatten(1)
 
 
-def test_where_the_exporter_does_not_know_an_operator_it_gets_two_traces(tmp_path, monkeypatch, small, outputs):
-    model = replace(small.cnn(), module=Pooled().eval())
-    seen = []
+def wrongly(program):
+    """Twice the sum."""
+    for node in program.graph.nodes:
+        if node.op == "output":
+            with program.graph.inserting_before(node):
+                doubled = program.graph.call_function(aten.mul.Tensor, (node.args[0][0], 2))
+            doubled.meta = dict(node.args[0][0].meta)
+            node.args = ((doubled,),)
+            program._graph_signature.output_specs[0].arg.name = doubled.name
 
-    def trusting(program, table):
-        seen.append(make_functional(program, ()))
-        return seen[-1]
 
-    monkeypatch.setattr(functional, "make_functional", trusting)
+@pytest.mark.parametrize("fault", ["an operator that the exporter does not know", "other numbers", "an exception"])
+def test_what_comes_to_nothing_is_traced_again(tmp_path, monkeypatch, small, outputs, traces, fault):
+    model = replace(small.cnn(), module=Pooled(known=fault == "other numbers").eval())
+
+    def faulty(program, table):
+        assert fault != "an exception"
+        if fault == "other numbers":
+            wrongly(program)
+        return True
+
+    monkeypatch.setattr(functional, "make_functional", faulty)
     export(model, tmp_path / "model.onnx", WORKLOAD)
-    assert seen == [True]
+    assert traces == [fault == "other numbers", True]
     split = small.split(model, count=3)
     np.testing.assert_allclose(outputs(tmp_path / "model.onnx", split), small.outputs(model, split), atol=1e-6)

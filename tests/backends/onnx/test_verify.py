@@ -68,6 +68,19 @@ def test_the_interval_covers_the_spread():
     assert ratio_of([lucky, unlucky, lucky]).high == 1.5
 
 
+@pytest.mark.parametrize("counts", [(30,), (15, 8, 11, 9), (1, 2), (40, 7, 7)])
+def test_the_interval_is_that_of_drawing_one_after_the_other(counts):
+    rng = np.random.default_rng(2)
+    groups = [rng.lognormal(0.1 * number, 0.2, count) for number, count in enumerate(counts)]
+    medians = []
+    for _ in range(4000):
+        chosen = [groups[number] for number in rng.integers(0, len(groups), len(groups))]
+        medians.append(np.median(np.concatenate([rng.choice(group, len(group)) for group in chosen])))
+    found = ratio_of([[Round([ratio], [1.0], 0) for ratio in group] for group in groups])
+    assert found.value == np.median(np.concatenate(groups))
+    np.testing.assert_allclose((found.low, found.high), np.percentile(medians, [2.5, 97.5]), rtol=0.02)
+
+
 def test_memory_of_a_fresh_process_grows_with_the_weights(exported):
     small, large = exported("cnn"), exported("cnn", width=256)
     feed = workload_feed(small.path, small.split, Workload())
