@@ -2,7 +2,7 @@
 
     in place          x.div_(y), where nothing else sees x       ─► a new value
     another's value   detach_, casts to the same type            ─► the input itself
-    other names       &, contiguous, casts by another tensor     ─► operators that ONNX has
+    other names       &, contiguous, batch norms, …              ─► operators that ONNX has
     checks            of sizes and types                         ─► nothing, and what they alone computed
 
 torch.onnx.export decomposes a program by running the whole model again on symbolic shapes, about 40 % of an export of a
@@ -11,16 +11,18 @@ language model, mostly to find nothing else than these.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
+from torch.fx.node import map_arg
 
 aten = torch.ops.aten
 CHECKS = {
@@ -105,7 +107,7 @@ def _is_scalar(node: Node) -> bool:
 
 
 def _change(node: Node, table: Decompositions) -> Change | None:
-    op = node.target
+    op, args = node.target, cast(Any, node.args)
     assert isinstance(op, OpOverload)
     if op in CHECKS:
         return _erase
@@ -120,7 +122,11 @@ def _change(node: Node, table: Decompositions) -> Change | None:
         return _rename if op is not aten.numpy_T.default or node.meta["val"].dim() <= 2 else None
     if op is aten.contiguous.default:
         return _copy
-    whole = op in COMPOSED or (op is aten.chunk.default and len(node.meta["val"]) == node.args[1])
+    if op is aten.batch_norm.default and not args[5]:  # not in training
+        return _from_statistics
+    if op is aten.adaptive_avg_pool2d.default and all(size == 1 for size in args[1]):
+        return _mean
+    whole = op in COMPOSED or (op is aten.chunk.default and len(node.meta["val"]) == args[1])
     return _keep if op not in table and (whole or not _is_composed(op)) else None
 
 
@@ -153,7 +159,7 @@ def _without_effect(node: Node, table: Decompositions) -> Change | None:
     new = getattr(packet, op._overloadname, None)
     if not isinstance(new, OpOverload) or new._schema.is_mutable or new in table or not _is_alone(node.args[0], node):
         return None
-    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["val"])
+    args, kwargs = map_arg((node.args, node.kwargs), lambda one: one.meta["val"])
     return _in_place(new) if new(*args, **kwargs).dtype == _dtype(node) else None
 
 
@@ -198,6 +204,19 @@ def _alias(graph: Graph, node: Node) -> None:
 def _copy(graph: Graph, node: Node) -> None:
     """Views that follow rely on its order in memory."""
     node.target, node.args, node.kwargs = aten.clone.default, node.args[:1], {"memory_format": torch.contiguous_format}
+
+
+def _from_statistics(graph: Graph, node: Node) -> None:
+    given, scale, shift, mean, variance, _, momentum, epsilon, _ = cast(Any, node.args)
+    args, op = (given, scale, shift, mean, variance, momentum, epsilon), aten._native_batch_norm_legit_no_training
+    with graph.inserting_before(node):
+        three = graph.call_function(op.default, args)
+    three.meta = {**node.meta, "val": op.default(*map_arg(args, lambda one: one.meta["val"]))}
+    node.target, node.args, node.kwargs = operator.getitem, (three, 0), {}
+
+
+def _mean(graph: Graph, node: Node) -> None:
+    node.target, node.args, node.kwargs = aten.mean.dim, (node.args[0], [-1, -2], True), {}
 
 
 def _cast(graph: Graph, node: Node) -> None:
