@@ -143,12 +143,15 @@ def test_the_file_is_that_of_two_traces(small, outputs, tmp_path, kind, monkeypa
 
 
 class Pooled(nn.Module):
+    """No module in it that a difference could be blamed on."""
+
     def __init__(self, known):
         super().__init__()
-        self.pool = nn.AvgPool2d(4) if known else nn.AdaptiveAvgPool2d(2)
+        self.known = known
 
     def forward(self, pixels):
-        return self.pool(pixels).flatten(1)
+        pool = nn.functional
+        return (pool.avg_pool2d(pixels, 4) if self.known else pool.adaptive_avg_pool2d(pixels, 2)).flatten(1)
 
 
 def wrongly(program):
