@@ -54,11 +54,11 @@ def fuse_attention(graph: ir.Graph) -> int:
 
 def _attention(softmax: ir.Node) -> Attention | None:
     """The block around a softmax; None where anything differs from the exported form."""
-    masked = _producer(softmax.inputs[0], "Add")
+    masked = graphs.made_by(softmax.inputs[0], "Add")
     scores, mask = _operands(masked, "Mul") if masked is not None else (softmax.inputs[0], None)
-    scaled = _producer(scores, "Mul")
+    scaled = graphs.made_by(scores, "Mul")
     product, scale = _constant_operand(scaled)
-    pair = _producer(product, "MatMul")
+    pair = graphs.made_by(product, "MatMul")
     mixed = _only_user(softmax.outputs[0], "MatMul")
     if pair is None or scale is None or mixed is None or mixed.inputs[0] is not softmax.outputs[0]:
         return None
@@ -79,7 +79,7 @@ def _attention(softmax: ir.Node) -> Attention | None:
 def _operands(add: ir.Node, wanted: str) -> tuple[ir.Value | None, ir.Value | None]:
     """The operand of an addition that `wanted` produces, and the other one."""
     a, b = add.inputs
-    return (a, b) if _producer(a, wanted) is not None else (b, a)
+    return (a, b) if graphs.made_by(a, wanted) is not None else (b, a)
 
 
 def _constant_operand(node: ir.Node | None) -> tuple[ir.Value | None, float | None]:
@@ -95,10 +95,10 @@ def _constant_operand(node: ir.Node | None) -> tuple[ir.Value | None, float | No
 
 def _unsplit(value: ir.Value | None, order: list[int]) -> ir.Value | None:
     """What was split into heads: the input of the Reshape behind a Transpose in this order."""
-    transpose = _producer(value, "Transpose")
+    transpose = graphs.made_by(value, "Transpose")
     if transpose is None or list(transpose.attributes["perm"].as_ints()) != order:
         return None
-    reshape = _producer(transpose.inputs[0], "Reshape")
+    reshape = graphs.made_by(transpose.inputs[0], "Reshape")
     return None if reshape is None else reshape.inputs[0]
 
 
@@ -108,11 +108,6 @@ def _heads(joined: ir.Value, split: ir.Value | None) -> int | None:
         return None
     width, per_head = joined.shape[-1], split.shape[-1]
     return width // per_head if isinstance(width, int) and isinstance(per_head, int) else None
-
-
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type else None
 
 
 def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:

@@ -20,6 +20,7 @@ from backends.onnx.functional import traced_once
 from backends.onnx.naming import name_by_parameters
 from backends.onnx.parity import label_values
 from backends.onnx.recurrent import replace_lstms
+from backends.onnx.shared_heads import multiply_shared_heads
 from backends.onnx.strip import strip_model
 from backends.onnx.trace import Form, traced
 from knowledge.values import Refusal, RunFailed, Workload
@@ -35,10 +36,11 @@ OUTPUT = "output"
 def export(model: LoadedModel, path: Path, workload: Workload) -> tuple[Refusal, ...]:
     """Write the model as one ONNX file that takes any batch size (and sequence length, where its inputs have one).
 
-    Batch norms are folded into convolutions, recurrent layers become the LSTM operator, initializers are called by
-    their parameters' paths, and nothing of the exporter's metadata is left. The same model gives the same bytes. A
-    causal model gets a key-value cache; where that cannot be, the one refusal that is returned says why. The model is
-    traced on the CPU wherever it is, so that the file is the same, and goes back afterwards.
+    Batch norms are folded into convolutions, recurrent layers become the LSTM operator, heads that queries share are
+    not copied for each of them, initializers are called by their parameters' paths, and nothing of the exporter's
+    metadata is left. The same model gives the same bytes. A causal model gets a key-value cache; where that cannot be,
+    the one refusal that is returned says why. The model is traced on the CPU wherever it is, so that the file is the
+    same, and goes back afterwards.
     Raises RunFailed where the exporter fails or freezes an axis, and where ONNX Runtime's outputs at shapes it has not
     seen (the workload's among them) differ from torch's by more than 1e-4; the error names the first module that does.
     """
@@ -89,6 +91,7 @@ def _write_traced(model: LoadedModel, form: Form, path: Path, workload: Workload
     graph = traced(form, _example(model, workload, TRACED))
     name_by_parameters(graph, model.module, form.prefix)
     _name_axes(graph, form)
+    multiply_shared_heads(graph.graph)
     labels = label_values(graph, form.prefix)
     strip_model(graph)
     with tempfile.TemporaryDirectory() as folder:

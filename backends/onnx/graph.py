@@ -160,6 +160,12 @@ def input_of(node: ir.Node, slot: int) -> ir.Value:
     return value
 
 
+def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that computes `value`, where it is of this type."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type else None
+
+
 def only_user(value: ir.Value) -> ir.Node | None:
     """The one node that reads `value`; None where there are several, none, or where it leaves the graph."""
     users = {node for node, _ in value.uses()}
