@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from backends.data import Split, trimmed
 from backends.losses import learnable, objective
 from backends.models import LoadedModel
+from backends.seeds import seeded
 from backends.tasks import Task
 from knowledge.values import CurvePoint, Diverged, InputError
 
@@ -139,8 +140,7 @@ def train(
     losses = []
     was_training = module.training
     _training_mode(module)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         for step, rows in enumerate(shuffled(len(split), size, epochs, seed)):
             batch = tensors(split, rows, device)
             target = guide(rows, batch) if guide is not None else None

@@ -10,6 +10,7 @@ import pytest
 NUMBERS = itertools.count()
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: set before anything imports torch
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ADVISOR_DEVICE", "cpu")  # where tests put their inputs; those of GPUs name theirs
 os.environ.pop("COLUMNS", None)  # outputs are compared: printed in the width of a pipe
 
 

@@ -22,6 +22,7 @@ from backends.blocks import drop_blocks, find_blocks
 from backends.distill.inherit import inherited
 from backends.locate import located
 from backends.models import LoadedModel
+from backends.seeds import seeded
 from backends.surgery import select, select_hidden
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.students import head_dim_of
@@ -113,8 +114,7 @@ def _configured(model: LoadedModel, shape: StudentShape) -> nn.Module:
     for name, value in list(vars(config).items()):
         if name.startswith("layer_") and isinstance(value, list) and len(value) == model.info.blocks:
             setattr(config, name, [value[i] for i in spread(model.info.blocks, facts["blocks"])])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0, model.device):
         student = type(model.module)(config)
     return student.to(model.device, next(model.module.parameters()).dtype).eval()
 

@@ -25,6 +25,11 @@ class Entry:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]]  # of each block: the arguments after `hidden`
     mask: Tensor | None = None  # [batch, time], False where a token is padding
 
+    @property
+    def tokens(self) -> int:
+        """How many there are, padding included."""
+        return self.hidden.shape[:2].numel()
+
     def through(self, block: nn.Module, number: int) -> Tensor:
         """What a block makes of it: the hidden states, which come first where it returns more."""
         args, kwargs = self.calls[number]

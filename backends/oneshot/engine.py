@@ -115,7 +115,7 @@ def _seen(entries: Sequence[Entry], method: Method) -> Iterator[Entry]:
     for count, entry in enumerate(entries):
         if method.before and BEFORE_SHARE * count >= len(entries) and tokens >= BEFORE_TOKENS:
             return
-        tokens += entry.hidden.shape[0] * entry.hidden.shape[1]
+        tokens += entry.tokens
         yield entry
 
 

@@ -94,7 +94,7 @@ def calibration_batches(model: LoadedModel, context: Context, method: Method) ->
     widest = int(layers.outputs[layers.kind != "embedding"].max(initial=1))
     rows = layers.positions * (layers.inputs // layers.groups) * layers.kernel  # numbers in a sample's unfolded inputs
     widest = max(widest, int(rows[layers.kind == "conv"].max(initial=0)) // length)
-    size = windows_at_once(len(split), length, widest, method, [model.device])
+    size = windows_at_once(len(split), length, widest, method, [model.device], layers.info.heads)
     return [
         {name: torch.from_numpy(array).to(model.device) for name, array in batch.items() if name != "labels"}
         for batch in split.batches(size)

@@ -48,7 +48,7 @@ class Stored:
 
 def stored(tensor: Tensor, dtype: str) -> Stored:
     """A tensor of the process as a file of `dtype` holds it."""
-    flat = tensor.detach().to("cpu", DTYPES[dtype]).contiguous().view(-1)
+    flat = tensor.detach().to(DTYPES[dtype]).cpu().contiguous().view(-1)  # narrowed before it travels
     return Stored(dtype, tuple(tensor.shape), flat.view(torch.uint8).numpy().data)
 
 

@@ -58,9 +58,15 @@ class Batch(Entry):
 
     @hidden.setter
     def hidden(self, value: Tensor) -> None:
+        self.calls[self.block] = ((), {})  # what it was called with is on its device
         self.block += 1
         if self.block < self.blocks:  # nothing reads what leaves the last
             self._keep(value)
+
+    @property
+    def tokens(self) -> int:
+        """How many there are, without reading what was spilled."""
+        return self.shape[:2].numel()
 
     def _keep(self, value: Tensor) -> None:
         with replacing(self.file(self.block)) as temporary, temporary.open("wb") as file:

@@ -11,7 +11,7 @@ from backends.oneshot.solve import inverse_factor
 from knowledge.values import InputError
 
 CHUNK = 1 << 16  # tokens that are widened to float32 at a time
-LEAF = 128  # columns whose products are computed together
+LEAF, CUDA_LEAF = 128, 1024  # columns whose products are computed together: few leave most of a GPU idle
 
 
 @dataclass
@@ -90,18 +90,18 @@ def gram_matrix(x: Tensor) -> Tensor:
     """
     width = x.shape[1]
     products = x.new_empty(width, width)
-    _fill(products, x)
+    _fill(products, x, CUDA_LEAF if x.is_cuda else LEAF)
     return products
 
 
-def _fill(products: Tensor, x: Tensor) -> None:
+def _fill(products: Tensor, x: Tensor, leaf: int) -> None:
     width, half = x.shape[1], x.shape[1] // 2
-    if width <= LEAF:
+    if width <= leaf:
         torch.mm(x.t(), x, out=products)
         return
     left, right = x[:, :half], x[:, half:]
-    _fill(products[:half, :half], left)
-    _fill(products[half:, half:], right)
+    _fill(products[:half, :half], left, leaf)
+    _fill(products[half:, half:], right, leaf)
     products[:half, half:] = left.t() @ right
     products[half:, :half] = products[:half, half:].t()
 

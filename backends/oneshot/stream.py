@@ -94,7 +94,7 @@ def compress_folder(
     written, not_packed = form_for(form, parts, method, chosen)
     widest = max(max(p.shape[-2:]) for p in parts.blocks.parameters() if p.dim() > 1)
     windows, length = tokens.shape
-    at_once = at_once or windows_at_once(windows, length, widest, method, parts.devices)
+    at_once = at_once or windows_at_once(windows, length, widest, method, parts.devices, _heads(parts))
     key = Key(
         source=fingerprint(source, parts.shards.files),
         method=setting,
@@ -179,6 +179,15 @@ def _batches(parts: Parts, folder: Path, tokens: Tensor, at_once: int, block: in
     parts.free(OUTSIDE)
     return_freed()
     return batches
+
+
+def _heads(parts: Parts) -> int:
+    """Heads whose scores are held: torch's attention in float32 does without on the CPU, and not on every GPU.
+
+    On CUDA no kernel but the plain one takes both float32 and heads that queries share.
+    """
+    on_gpus = any(device.type != "cpu" for device in parts.devices)
+    return int(getattr(parts.config, "num_attention_heads", 0) or 0) if on_gpus else 0
 
 
 def _matrices(parts: Parts, number: int) -> list[Matrix]:

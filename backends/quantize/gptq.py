@@ -25,6 +25,7 @@ def gptq(
     kept = None if bool(nonzero.all()) else nonzero
     size = inputs if group_size <= 0 else group_size
     order = read.norms.argsort(descending=True, stable=True) if reorder else None
+    places = range(inputs) if order is None else order.tolist()  # once: a GPU is waited for
     scales = weight.new_zeros(len(weight), -(-inputs // size))
     zeros = torch.zeros_like(scales)
     fixed_before = reorder or group_size <= 0
@@ -36,7 +37,7 @@ def gptq(
         given = columns.clone()
 
         def column(at: int, now: Tensor) -> Tensor:
-            place = start + at if order is None else int(order[start + at])
+            place = places[start + at]
             group = place // size
             if not fixed_before and place % size == 0:
                 found = grid(given[at : at + size].t(), bits, symmetric)

@@ -169,16 +169,15 @@ def test_unknown_target_names_the_nearest():
 
 
 def test_loading_again_is_fast(tmp_path, monkeypatch):
-    """200 rules and 200 claims more than ours: 25 ms on an idle machine."""
+    """200 rules and 200 claims more than ours."""
     monkeypatch.setenv("ADVISOR_CACHE", str(tmp_path / "cache"))
     many = "".join(RULE.replace("mine", f"mine-{n}") for n in range(200))
     write(tmp_path, "rules", f"rules:\n{many}")
     claim = CLAIM.removeprefix("claims:\n")
     write(tmp_path, "claims", "claims:\n" + "".join(claim.replace("id: c", f"id: c-{n}") for n in range(200)))
-    assert len(load_knowledge(tmp_path).claims) == len(KNOWN.claims) + 200
     seconds = []
-    for _ in range(5):
+    for _ in range(6):
         started = time.process_time()
-        load_knowledge(tmp_path)
+        assert len(load_knowledge(tmp_path).claims) == len(KNOWN.claims) + 200
         seconds.append(time.process_time() - started)
-    assert min(seconds) < 0.05, seconds
+    assert 3 * min(seconds) < seconds[0], seconds  # a fifth of it, measured

@@ -1,0 +1,51 @@
+"""How many calibration samples pass a block at once follows from the memory that they take."""
+
+import pytest
+import torch
+
+from backends.oneshot.engine import BEFORE_SHARE
+from backends.oneshot.feed import COPIES, SHARE, windows_at_once
+from backends.oneshot.methods import sparsegpt_method, wanda_method
+from backends.oneshot.parts import Parts
+from backends.oneshot.stream import _heads
+
+GIGABYTE = 2**30
+
+
+@pytest.fixture
+def sparsegpt():
+    return sparsegpt_method(lambda path: 0.5)
+
+
+@pytest.fixture(autouse=True)
+def sixteen_gigabytes(monkeypatch):
+    monkeypatch.setattr("backends.oneshot.feed.memory_of", lambda devices: 16 * GIGABYTE)
+
+
+def held(windows, length, widest):
+    return 4 * COPIES * windows * length * widest
+
+
+def test_all_pass_at_once_where_they_fit(sparsegpt):
+    assert windows_at_once(8, 128, 1024, sparsegpt) == 8
+
+
+@pytest.mark.parametrize(("heads", "wide"), [(0, 8192), (3, 8192), (32, 32 * 2048)])
+def test_the_widest_activation_sets_the_number(heads, wide, sparsegpt):
+    found = windows_at_once(10_000, 2048, 8192, sparsegpt, heads=heads)
+    assert held(found, 2048, wide) <= SHARE * 16 * GIGABYTE < held(found + 1, 2048, wide)
+
+
+def test_one_window_passes_however_long(sparsegpt):
+    assert windows_at_once(4, 10**6, 8192, sparsegpt, heads=32) == 1
+
+
+def test_a_method_that_looks_at_a_share_of_the_batches_gets_several():
+    assert windows_at_once(64, 128, 1024, wanda_method(lambda path: 0.5)) == -(-64 // BEFORE_SHARE)
+
+
+def test_the_model_s_heads_count_on_gpus_alone(small, tmp_path):
+    """On the CPU no scores are held."""
+    small.transformer("llama", heads=4).module.save_pretrained(tmp_path)
+    for device, heads in (("cpu", 0), ("cuda", 4)):
+        assert _heads(Parts(tmp_path, [torch.device(device)])) == heads
