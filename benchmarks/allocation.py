@@ -5,8 +5,8 @@ python -m benchmarks.allocation [--models zoo:stdlib-lm,zoo:stdlib-gpt2] [--tech
 
 `difference` is the mean loss of windows with the allocation less that with one ratio, and `plus_minus` its 95 %
 interval, in pairs: an allocation helps where their sum is below 0. `divergence` is the mean divergence from the
-original model's distributions on the same windows, which no layer was judged on: what `max_loss` foretells, where
-there is one. `measured` counts runs of the model that the losses of its layers took: 0 where they were known.
+original model's distributions on the same windows, which no layer was judged on: near `max_loss`, where there
+is one. `measured` counts runs of the model that the losses of its layers took: 0 where they were known.
 """
 
 from __future__ import annotations

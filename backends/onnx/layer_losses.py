@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-import torch
-import torch.nn.functional as F
 
 from backends.onnx import graph as graphs
 from backends.onnx.blockwise import Blocks, Matrix
+from backends.onnx.divergence import BATCH, SAMPLES, TOKENS, Scale, has_logits
 from backends.onnx.experts import Stack, expert_layers
 from backends.onnx.formats import owners
 from backends.onnx.grouping import matrices_by_row
@@ -32,19 +31,13 @@ from backends.onnx.observe import calibration_batches
 from backends.onnx.options import CPU, session_options
 from backends.onnx.ranges import calibrated_grids
 from backends.onnx.sensitive import SWITCHES, Candidate, add_switches, candidates, is_convolution
-from backends.onnx.session import Batch, completed
+from backends.onnx.session import completed
 from backends.store import RECORD, code_version, digest
 from knowledge.layers import LayerTable
 from knowledge.techniques.mixed import FLOAT, Form, MixedPrecision
-from knowledge.values import RunFailed
 
 if TYPE_CHECKING:
     from backends.context import Context
-
-SAMPLES = 64  # that every layer is judged on, at most
-BATCH = 4
-TOKENS = 512  # after which no more are looked at: the choice of stdlib-lm's forms from so many loses 3 % more on
-# other samples than the choice from those
 
 Losses = Mapping[str, Mapping[Form, float]]  # unit of layers -> form -> loss of the outputs
 Change = Callable[[Form], Mapping[str, np.ndarray]]  # form -> what a run is fed so that one unit has it
@@ -70,7 +63,7 @@ def layer_losses(technique: MixedPrecision, path: Path, context: Context) -> Lay
     data = context.data.calibration.head(SAMPLES).fingerprint()
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     forms = {name: sorted(found) for name, found in technique.forms(context.layers).items()}
-    key = digest("layer losses", code_version(), content, data, forms, _logits(context))
+    key = digest("layer losses", code_version(), content, data, forms, has_logits(context))
     with store.lock(key):
         if (known := store.record(key)) is None:
             found = _measured(technique, path, context)
@@ -86,10 +79,6 @@ def _to_json(losses: Losses) -> dict[str, list[list[float]]]:
 
 def _from_json(losses: Mapping[str, list[list[float]]]) -> Losses:
     return {unit: {Form(int(b), int(g)): loss for b, g, loss in found} for unit, found in losses.items()}
-
-
-def _logits(context: Context) -> bool:
-    return context.task.name != "embedding"
 
 
 # -- measuring -------------------------------------------------------------------------------------
@@ -111,7 +100,7 @@ def _measured(technique: MixedPrecision, path: Path, context: Context) -> LayerL
     always = {SWITCHES: np.zeros(len(convolutions), bool)} if convolutions else {}
     forms = {name: found for name, found in technique.forms(context.layers).items() if name in changes}
     sums = {name: dict.fromkeys(found, 0.0) for name, found in forms.items()}
-    output, total, runs = session.get_outputs()[0].name, Scale(_logits(context)), 0
+    output, total, runs = session.get_outputs()[0].name, Scale(has_logits(context)), 0
     for batch in batches:
         feed = completed({**batch, **always}, session)
         exact = session.run([output], feed)[0]
@@ -133,48 +122,6 @@ def _measured(technique: MixedPrecision, path: Path, context: Context) -> LayerL
 def _session(model: ir.Model, threads: int) -> ort.InferenceSession:
     payload = ir.serde.serialize_model(model).SerializeToString()
     return ort.InferenceSession(payload, session_options(threads), providers=[CPU])
-
-
-@dataclass
-class Scale:
-    """How much outputs differ, summed over batches; positions that a mask calls padding do not count."""
-
-    logits: bool
-    tokens: int = 0
-    positions: int = 0  # with a distribution or vector
-    energy: float = 0.0
-
-    def add(self, exact: np.ndarray, batch: Batch) -> None:
-        """Count what the losses of a batch are a share of."""
-        rows = self._rows(exact, batch)
-        self.positions += len(rows)
-        self.tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else len(rows)
-        self.energy += float(np.square(rows, dtype=np.float64).sum())
-
-    def loss(self, outputs: np.ndarray, exact: np.ndarray, batch: Batch) -> float:
-        """Sum over a batch; infinite where the outputs are not finite."""
-        given, wanted = self._rows(outputs, batch), self._rows(exact, batch)
-        if not self.logits:
-            found = float(np.square(given - wanted, dtype=np.float64).sum())
-        else:
-            p, q = (F.log_softmax(torch.from_numpy(rows), dim=-1) for rows in (wanted, given))
-            found = float((p.exp() * (p - q)).sum(-1, dtype=torch.float64).sum())
-        return max(found, 0.0) if np.isfinite(found) else float("inf")
-
-    def share(self, total: float) -> float:
-        """A sum as the mean of divergences, or as a share of the squared outputs."""
-        return total / (self.positions if self.logits else self.energy)
-
-    def check(self) -> None:
-        if not np.isfinite(self.energy) or not self.energy:
-            raise RunFailed("the model's outputs on calibration data are not finite, or all 0: no loss can be measured")
-
-    @staticmethod
-    def _rows(outputs: np.ndarray, batch: Batch) -> np.ndarray:
-        mask = batch.get("attention_mask")
-        counted = mask is not None and outputs.shape[:-1] == mask.shape
-        rows: np.ndarray = outputs[mask.astype(bool)] if counted and mask is not None else outputs
-        return rows.reshape(-1, outputs.shape[-1])
 
 
 # -- one layer with fewer bits ---------------------------------------------------------------------

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from backends.budget import within
 from backends.onnx import graph as graphs
 from backends.onnx.blockwise import Blocks, Matrix
 from backends.onnx.dense import dense_layers
+from backends.onnx.divergence import file_loss
 from backends.onnx.experts import Stack, store_stacks
 from backends.onnx.formats import layer_formats, owners
 from backends.onnx.grouping import store_rows
@@ -38,9 +41,55 @@ def apply(technique: MixedPrecision, path: Path, out: Path, context: Context) ->
     The decision names what was left in float and why. Raises InputError where there is no calibration data, RunFailed
     where no choice of forms fits.
     """
-    layers = context.layers
     losses = layer_losses(technique, path, context).losses
-    chosen = chosen_forms(technique, layers, losses)
+
+    def write(chosen: Mapping[str, Form]) -> Decision:
+        return _written(technique, path, out, context, losses, chosen)
+
+    try:
+        if technique.max_loss is None or not losses:
+            return write(chosen_forms(technique, context.layers, losses))
+        return _written_within(
+            technique,
+            losses,
+            lambda foretold: write(chosen_forms(technique, context.layers, losses, foretold)),
+            lambda: file_loss(path, out, context),
+        )
+    except RunFailed as error:
+        raise RunFailed(f"{technique.id}: {error}") from None
+
+
+def _written_within(
+    technique: MixedPrecision, losses: Losses, write: Callable[[float], Decision], lost: Callable[[], float]
+) -> Decision:
+    """The smallest file found that loses `max_loss` at most, whatever the sum of its layers' losses.
+
+    Layers were measured with exact inputs, and alone. A file may round what layers read, too.
+    """
+    decisions: list[Decision] = []
+
+    def outcome(foretold: float) -> float:
+        decisions.append(write(foretold))
+        return lost()
+
+    finite = [[loss for loss in found.values() if math.isfinite(loss)] for found in losses.values()]
+    least, most = (sum(extreme(found, default=0.0) for found in finite) for extreme in (min, max))
+    assert technique.max_loss is not None
+    within(
+        technique.max_loss, outcome, least, most, f"the widest bits at accuracy_level {technique.accuracy_level} lose"
+    )
+    return decisions[-1]
+
+
+def _written(
+    technique: MixedPrecision,
+    path: Path,
+    out: Path,
+    context: Context,
+    losses: Losses,
+    chosen: Mapping[str, Form],
+) -> Decision:
+    layers = context.layers
     units = technique.units(layers)
     forms = {str(layers.path[row]): form for name, form in chosen.items() for row in units[name]}
     rows = {path: layers.index(path) for path in forms}
@@ -62,10 +111,12 @@ def apply(technique: MixedPrecision, path: Path, out: Path, context: Context) ->
     return Decision(technique=technique.id, formats=dict(sorted(formats.items())), skipped=skipped)
 
 
-def chosen_forms(technique: MixedPrecision, layers: LayerTable, losses: Losses) -> dict[str, Form]:
+def chosen_forms(
+    technique: MixedPrecision, layers: LayerTable, losses: Losses, max_loss: float | None = None
+) -> dict[str, Form]:
     """The form of every unit that was measured: the least loss within the bytes that the technique expects to take.
 
-    Raises RunFailed where no choice stays within what may be lost.
+    With `max_loss` the fewest bytes whose sum of losses is within it. Raises RunFailed where no choice fits.
     """
     if not losses:
         return {}
@@ -73,13 +124,10 @@ def chosen_forms(technique: MixedPrecision, layers: LayerTable, losses: Losses) 
     forms = {name: sorted(found) for name, found in losses.items()}
     lost = [np.array([losses[name][form] for form in found]) for name, found in forms.items()]
     taken = [np.array([sizes[name][form] for form in found]) for name, found in forms.items()]
-    try:
-        if technique.max_loss is None:
-            found = least_loss(lost, taken, sum(expected[name] for name in forms))
-        else:
-            found = least_bytes(lost, taken, technique.max_loss)
-    except RunFailed as error:
-        raise RunFailed(f"{technique.id}: {error}") from None
+    if max_loss is None:
+        found = least_loss(lost, taken, sum(expected[name] for name in forms))
+    else:
+        found = least_bytes(lost, taken, max_loss)
     return {name: forms[name][place] for name, place in zip(forms, found, strict=True)}
 
 

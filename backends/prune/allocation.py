@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.quantize.program import least_loss
-from knowledge.values import RunFailed
 
 Numbers = NDArray[np.float64]
 LEVELS = (0.2, 0.5, 0.8, 0.95)  # ratios at which losses are measured
@@ -86,21 +85,17 @@ def losses_at(curves: Numbers, ratios: Numbers) -> Numbers:
     return losses
 
 
+def lost_together(curves: Numbers, ratios: Numbers) -> float:
+    """The sum of what parts alone lose at these ratios."""
+    return float(losses_at(curves, ratios[:, None]).sum())
+
+
 def largest_ratio(curves: Numbers, shared: Callable[[float], Numbers], max_loss: float) -> float:
-    """The largest common ratio whose parts, as they share it, lose `max_loss` together at most.
-
-    Raises RunFailed where a hundredth of the weights costs more.
-    """
-
-    def lost(ratio: float) -> float:
-        return float(losses_at(curves, shared(ratio)[:, None]).sum())
-
+    """The largest common ratio whose parts, as they share it, lose `max_loss` together at most, or SMALLEST."""
     low, high = SMALLEST, LARGEST
-    if (least := lost(low)) > max_loss:
-        raise RunFailed(f"{low:.0%} of the weights lose {least:.2g} already, of {max_loss:g} that may be lost")
-    if lost(high) <= max_loss:
+    if lost_together(curves, shared(high)) <= max_loss:
         return high
     while high - low > NEAR:
         middle = (low + high) / 2
-        low, high = (middle, high) if lost(middle) <= max_loss else (low, middle)
+        low, high = (middle, high) if lost_together(curves, shared(middle)) <= max_loss else (low, middle)
     return low

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-
-import numpy as np
 
 from backends.context import Context
 from backends.locate import weight_tensors
 from backends.models import LoadedModel
 from backends.oneshot.cautions import cautions
-from backends.oneshot.chosen import method_for
+from backends.oneshot.chosen import Forms, method_for
 from backends.oneshot.engine import Done
 from backends.oneshot.matrices import matrices
 from backends.oneshot.run import compress_model
 from backends.prune.allocation import LARGEST, NEAR
-from backends.prune.judge import Judge
 from backends.prune.magnitude import density
 from backends.prune.parts import allocated
+from backends.prune.to_budget import Totals, pruned_to_budget
 from backends.quantize.stored import Grid
 from backends.structure import changed
 from knowledge.layers import LayerTable
 from knowledge.techniques.patterns import by_layer
 from knowledge.techniques.prune_once import OneShotPruning, SparseGpt
 from knowledge.values import Decision, Refusal
-
-BEYOND = 0.1  # of the loss that may be lost: how much more is told
 
 
 def apply(technique: OneShotPruning, model: LoadedModel, context: Context) -> tuple[LoadedModel, Decision]:
@@ -40,15 +36,8 @@ def apply(technique: OneShotPruning, model: LoadedModel, context: Context) -> tu
     odd = [path for path in context.layers.path[touched].tolist() if not _is_matrix(model, path)]
     paths = [path for path in context.layers.path[touched].tolist() if path not in odd]
     forms = _forms(technique, context.layers)
-    judge = Judge(model, context) if technique.max_loss is not None else None
-    if technique.allocation == "uniform" and judge is None:
-        ratios = dict(zip(paths, by_layer(technique.layer_ratios, paths, technique.ratio).tolist(), strict=True))
-    else:
-        ratios = allocated(technique, model, context, paths, forms)
-    done = compress_model(model, context, paths, method_for(technique, {}, ratio=ratios.__getitem__, forms=forms))
-    skipped = (*_left_whole(technique, context.layers, odd), *cautions(technique, done))
-    if judge is not None:
-        skipped += tuple(_off_budget(technique, context.layers, ratios, judge.loss()))
+    done, unused = _pruned(technique, model, context, paths, forms)
+    skipped = (*_left_whole(technique, context.layers, odd), *cautions(technique, done), *unused)
     found = {path: density(weight_tensors(model.module, path)) for path in paths}
     grids = _grids(technique, model, done)
     formats = {path: grid.format for path, _, grid in grids}
@@ -56,6 +45,21 @@ def apply(technique: OneShotPruning, model: LoadedModel, context: Context) -> tu
     decision = Decision(technique=technique.id, density=found, pattern=pattern, formats=formats, skipped=skipped)
     after = changed(model, decision)
     return replace(after, grids={**model.grids, **{name: grid for _, name, grid in grids}}), decision
+
+
+def _pruned(
+    technique: OneShotPruning, model: LoadedModel, context: Context, paths: Sequence[str], forms: Forms
+) -> tuple[Sequence[Done], list[Refusal]]:
+    """Prune these paths by `max_loss`, by `layer_ratios`, or by an allocation of `ratio`."""
+    if technique.max_loss is not None:
+        totals = pruned_to_budget(technique, model, context, allocated(technique, model, context, paths, forms), forms)
+        return totals.done, list(_unused(technique, totals))
+    if technique.allocation == "uniform":
+        ratios = dict(zip(paths, by_layer(technique.layer_ratios, paths, technique.ratio).tolist(), strict=True))
+    else:
+        ratios = allocated(technique, model, context, paths, forms).ratios(technique.ratio)
+    method = method_for(technique, {}, ratio=ratios.__getitem__, forms=forms)
+    return compress_model(model, context, paths, method), []
 
 
 def _forms(technique: OneShotPruning, layers: LayerTable) -> dict[str, tuple[int, int]]:
@@ -98,26 +102,15 @@ def _left_whole(technique: OneShotPruning, layers: LayerTable, odd: Sequence[str
         )
 
 
-def _off_budget(
-    technique: OneShotPruning, layers: LayerTable, ratios: Mapping[str, float], lost: float
-) -> Iterator[Refusal]:
-    """Where the layers together lose more than each of them alone told, or as many zeros as there can be lose less."""
+def _unused(technique: OneShotPruning, totals: Totals) -> Iterator[Refusal]:
+    """Where as many zeros as there can be lose less than may be lost."""
     asked = technique.max_loss
     assert asked is not None
-    if lost > asked * (1 + BEYOND):
-        yield Refusal(
-            technique=technique.id,
-            rule="prune-loss-beyond",
-            observed=f"together the layers lose {lost:.2g} on the samples that each was judged on alone",
-            required=f"{asked:g}, where their losses add up",
-            remedy=f"set max_loss to {asked * asked / lost:.2g}",
-        )
-    weights = [layers.weights[layers.index(path)] for path in ratios]
-    if np.average(list(ratios.values()), weights=weights) > LARGEST - NEAR and lost < asked:
+    if totals.total > LARGEST - NEAR and totals.lost < asked:
         yield Refusal(
             technique=technique.id,
             rule="prune-loss-unused",
-            observed=f"{LARGEST:.0%} of the weights are gone, and {lost:.2g} lost",
+            observed=f"{LARGEST:.0%} of the weights are gone, and {totals.lost:.2g} lost",
             required=f"more zeros for a loss of {asked:g}",
             remedy="set a smaller max_loss",
         )

@@ -19,6 +19,7 @@ from backends.oneshot.run import calibration_batches
 READ_TOKENS = 4096  # that tell what layers read, at least; more where a Hessian is wider
 JUDGED_TOKENS = 512  # that a layer is judged on, at least: 2048 choose no better ratios for stdlib-lm and stdlib-gpt2
 SAMPLES = 64  # where they hold no tokens
+WHOLE = 4  # times as much for the model as a whole, which is judged a few times
 
 Batch = dict[str, Tensor]
 
@@ -30,18 +31,21 @@ def read_batches(model: LoadedModel, context: Context) -> list[Batch]:
     return _batches(model, context, first)
 
 
-def judged_batches(model: LoadedModel, context: Context) -> list[Batch]:
-    """The calibration samples that layers are judged on: the last ones, none of those read where there are enough."""
+def judged_batches(model: LoadedModel, context: Context, times: int = 1) -> list[Batch]:
+    """The calibration samples that layers are judged on: the last ones, none of those read where there are enough.
+
+    `times` as many for what needs more.
+    """
     order = np.arange(len(context.data.calibration))[::-1]
     backwards = context.data.calibration.take(order)
-    return _batches(model, context, backwards.head(_samples(backwards, JUDGED_TOKENS)))
+    return _batches(model, context, backwards.head(_samples(backwards, JUDGED_TOKENS * times, SAMPLES * times)))
 
 
-def _samples(split: Split, tokens: int) -> int:
-    """How many of the first samples hold so many tokens without padding."""
+def _samples(split: Split, tokens: int, samples: int = SAMPLES) -> int:
+    """How many of the first samples hold so many tokens without padding; `samples` where they hold none."""
     lengths = [a.shape[1] for a in split.inputs.values() if a.ndim == 2]
     if not lengths:
-        return SAMPLES
+        return samples
     mask = split.inputs.get("attention_mask")
     held = np.full(len(split), max(lengths)) if mask is None else mask.sum(1)
     return int(np.searchsorted(np.cumsum(held), tokens)) + 1
@@ -56,8 +60,9 @@ def _batches(model: LoadedModel, context: Context, split: Split) -> list[Batch]:
 class Judge:
     """How far a model's outputs go from those it gave when the judge came: KL, or 1 − cosine of vectors."""
 
-    def __init__(self, model: LoadedModel, context: Context) -> None:
-        self.model, self.batches = model, judged_batches(model, context)
+    def __init__(self, model: LoadedModel, context: Context, times: int = 1) -> None:
+        """`times`: see `judged_batches`."""
+        self.model, self.batches = model, judged_batches(model, context, times)
         with torch.no_grad():
             self.wanted = [model.forward(batch) for batch in self.batches]
 

@@ -7,6 +7,7 @@ of a layer everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -18,39 +19,38 @@ from backends.oneshot.matrices import Matrix, matrices
 from backends.oneshot.methods import Method, Outcome
 from backends.oneshot.run import changed_as_one
 from backends.oneshot.statistics import Inputs
-from backends.prune.allocation import Numbers, by_losses, by_outliers, largest_ratio
+from backends.prune.allocation import Numbers, by_losses, by_outliers
 from backends.prune.judge import read_batches
 from backends.prune.sensitivity import layer_curves
 from knowledge.layers import LayerTable
 from knowledge.techniques.prune_once import OneShotPruning
-from knowledge.values import RunFailed
 
 OUTLIER = 5.0  # times the mean: what counts as far above it (arXiv:2310.05175, their README's --Hyper_m)
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """How paths share a total of zeros."""
+
+    paths: Sequence[str]
+    shared: Callable[[float], Numbers]  # total -> the ratio of each path
+    curves: Numbers | None  # [paths, LEVELS], what each alone loses; None where that was not asked
+
+    def ratios(self, total: float) -> dict[str, float]:
+        """The ratio of every path; together they are `total` of all weights."""
+        return dict(zip(self.paths, self.shared(total).tolist(), strict=True))
+
+
 def allocated(
     technique: OneShotPruning, model: LoadedModel, context: Context, paths: Sequence[str], forms: Forms
-) -> dict[str, float]:
-    """The ratio of every path under the technique's allocation.
-
-    Together they are `ratio` of all weights; with `max_loss`, the largest share that its loss allows. Raises RunFailed
-    where it allows none.
-    """
+) -> Allocation:
+    """The technique's allocation over these paths, with losses where it or a budget of loss wants them."""
     weights = np.array([sum(m.read().numel() for m in matrices(model.module, path)) for path in paths], dtype=float)
-    if technique.max_loss is None and technique.allocation != "sensitivity":
-        found = _shared(technique, model, context, paths, weights, None)(technique.ratio)
-    else:
+    curves = None
+    if technique.max_loss is not None or technique.allocation == "sensitivity":
         measured = layer_curves(technique, model, context, paths, forms).losses
         curves = np.array([measured[path] for path in paths])
-        shared = _shared(technique, model, context, paths, weights, curves)
-        ratio = technique.ratio
-        if technique.max_loss is not None:
-            try:
-                ratio = largest_ratio(curves, shared, technique.max_loss)
-            except RunFailed as error:
-                raise RunFailed(f"{technique.id}: {error}") from None
-        found = shared(ratio)
-    return dict(zip(paths, found.tolist(), strict=True))
+    return Allocation(paths, _shared(technique, model, context, paths, weights, curves), curves)
 
 
 def _shared(

@@ -39,11 +39,11 @@ class OneShotPruning(PatternPruning):
     For that each layer alone is pruned to four ratios and the change of the outputs measured; the measurements are
     kept, and an integer program picks the ratios with the least sum of losses, for any total.
 
-    With a `max_loss` the total is the largest whose sum is within it, and `ratio` only what is expected. Losses of
-    different layers count as independent, so that they add up: on text that no layer was judged on, zoo:stdlib-lm and
-    zoo:stdlib-gpt2 lose 0.7 to 1.3 of the sum, from 0.003 to 0.3 nats (benchmarks/allocation.py). Small models
-    of images can lose more than twice the sum, and SparseGPT more on other text than on its calibration data where
-    those are few. A sum that is exceeded on the calibration data is told.
+    With a `max_loss` the total is the largest found with which the model as a whole loses no more on calibration data,
+    and `ratio` only what is expected. The search for it, in at most eight models, begins at the sum of the layers'
+    losses: zoo:stdlib-lm and zoo:stdlib-gpt2 lose 0.7 to 1.3 of that, from 0.003 to 0.3 nats
+    (benchmarks/allocation.py), zoo:digits-vit up to seven times as much. Other data tell other losses, where the
+    calibration data are few.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
@@ -66,8 +66,8 @@ class OneShotPruning(PatternPruning):
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="sum of the layers' measured losses that the most zeros within it may have, in nats, or 1 − "
-            "cosine of vectors; without it `ratio` sets the zeros",
+            description="what the model may lose on calibration data, in nats, or 1 − cosine of vectors: the most "
+            "zeros within it; without it `ratio` sets the zeros",
         ),
     ] = None
 

@@ -10,6 +10,7 @@ from backends.data import Data, Split
 from backends.onnx import graph as graphs
 from backends.onnx import mixed
 from backends.onnx.blockwise import Blocks, matrices
+from backends.onnx.divergence import file_loss
 from backends.onnx.experts import expert_layers
 from backends.onnx.formats import owners
 from backends.onnx.layer_losses import layer_losses
@@ -120,19 +121,41 @@ def test_a_recurrent_layer_is_stored_as_a_whole(exported, tmp_path):
 
 
 def test_a_limit_on_the_loss_gives_the_smallest_file_within_it(exported, tmp_path):
-    found = exported("bert")
+    found, out = exported("bert"), tmp_path / "out.onnx"
     context, sizes = stored_in(found.context, tmp_path), []
     for limit in (1e-3, 1e-1, 10.0):
-        technique = MixedPrecision(group_size=32, max_loss=limit)
-        losses = layer_losses(technique, found.path, context).losses
-        chosen = mixed.chosen_forms(technique, context.layers, losses)
-        assert sum(losses[name][form] for name, form in chosen.items()) <= limit * (1 + 1e-6)
-        sizes.append(sum(technique.forms(context.layers)[name][form] for name, form in chosen.items()))
+        mixed.apply(MixedPrecision(group_size=32, max_loss=limit), found.path, out, context)
+        assert file_loss(found.path, out, context) <= limit
+        sizes.append(out.stat().st_size)
     assert sizes[0] > sizes[1] > sizes[2]
-    with pytest.raises(
-        RunFailed, match=r"^mixed_precision: the widest bits lose .* already, of 1e-12 that may be lost$"
-    ):
-        mixed.apply(MixedPrecision(group_size=32, max_loss=1e-12), found.path, tmp_path / "out.onnx", context)
+    message = r"^mixed_precision: the widest bits at accuracy_level 4 lose .* already, of 1e-12 that may be lost$"
+    with pytest.raises(RunFailed, match=message):
+        mixed.apply(MixedPrecision(group_size=32, max_loss=1e-12), found.path, out, context)
+
+
+def test_the_program_takes_the_fewest_bytes_within_a_loss(exported, tmp_path):
+    found = exported("bert")
+    context, technique = stored_in(found.context, tmp_path), MixedPrecision(group_size=32)
+    losses, sizes = layer_losses(technique, found.path, context).losses, technique.forms(context.layers)
+    taken = []
+    for limit in (1e-3, 1e-1, 10.0):
+        chosen = mixed.chosen_forms(technique, context.layers, losses, limit)
+        assert sum(losses[name][form] for name, form in chosen.items()) <= limit * (1 + 1e-6)
+        taken.append(sum(sizes[name][form] for name, form in chosen.items()))
+    assert taken[0] > taken[1] > taken[2]
+
+
+def test_a_file_that_loses_more_than_its_layers_gets_wider_ones(exported, tmp_path, monkeypatch):
+    """Beside weights it rounds what layers read."""
+    found, out, limit = exported("bert"), tmp_path / "out.onnx", 3e-4
+    context, technique = stored_in(found.context, tmp_path), MixedPrecision(group_size=32, max_loss=limit)
+    with monkeypatch.context() as patch:
+        patch.setattr(mixed, "within", lambda asked, outcome, *bounds: outcome(asked))
+        foretold = mixed.apply(technique, found.path, out, context)
+    assert file_loss(found.path, out, context) > limit
+    kept = mixed.apply(technique, found.path, out, context)
+    assert file_loss(found.path, out, context) <= limit
+    assert kept.formats != foretold.formats
 
 
 def test_groups_that_save_nothing_are_no_choice(exported):
