@@ -81,7 +81,7 @@ def make_lstm(hidden=32, **options):
 
 
 def make_transformer(kind, blocks=4, hidden=32, ffn=64, heads=4, vocab=64):
-    """llama (two key-value groups, untied), gpt2 (tied), bert (vectors), mixtral (4 experts)."""
+    """llama (two key-value groups, untied), gpt2 and opt (tied), bert (vectors), mixtral (4 experts)."""
     import transformers as hf
 
     common = {"vocab_size": vocab, "num_hidden_layers": blocks, "hidden_size": hidden, "num_attention_heads": heads}
@@ -101,6 +101,9 @@ def make_transformer(kind, blocks=4, hidden=32, ffn=64, heads=4, vocab=64):
             "n_positions": 64,
         }
         module = hf.AutoModelForCausalLM.from_config(hf.GPT2Config(**sizes), **eager)
+    elif kind == "opt":
+        sizes = {"ffn_dim": ffn, "max_position_embeddings": 64, "word_embed_proj_dim": hidden, "pad_token_id": 1}
+        module = hf.AutoModelForCausalLM.from_config(hf.OPTConfig(**common, **sizes), **eager)
     elif kind == "mixtral":
         experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
         options = eager | {"experts_implementation": "batched_mm"}

@@ -80,7 +80,7 @@ def test_greedy_tokens_are_those_of_generate(trained, name):
         np.testing.assert_array_equal(found, generated(model, ids, mask, 32), err_msg=f"{batch} × {length}, {chunk}")
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "opt"])
 def test_every_decoder_gets_a_cache_and_writes_what_torch_writes(exported, kind):
     found = exported(kind)
     session = open_session(found.path, 1)
