@@ -31,7 +31,7 @@ def test_a_token_that_is_no_number_counts(logits):
 def test_vectors_of_texts_all_count():
     """Though there may be as many numbers as tokens."""
     expected, mask = np.zeros((2, 3)), np.array([[1, 1, 0], [1, 1, 0]])
-    assert difference(expected, expected + [0, 0, 0.5], mask) == 0.5
+    assert difference(expected, np.array([[0, 0, 0.5]] * 2), mask) == 0.5
 
 
 def test_the_scale_is_that_of_what_counts(logits):
