@@ -23,7 +23,7 @@ def within(asked: float, outcome: Callable[[float], float], least: float, most: 
     """The largest foretold loss found, from `least` to `most`, whose model loses `asked` at most.
 
     `outcome` makes the model and gives its loss; the model that it makes last is the one of the answer. Losses grow
-    with what is foretold, by a power that is learned on the way. Raises RunFailed, in the words of `what`, where the
+    with what is foretold, by a power that is learned on the way. Raises RunFailed, which begins with `what`, where the
     least loses too much already.
     """
     inside: list[Point] = []
@@ -37,7 +37,7 @@ def within(asked: float, outcome: Callable[[float], float], least: float, most: 
     at = min(max(asked, least), most)
     lost = tried(at)
     while len(inside) + len(outside) < (TRIES if inside else TRIES + MORE):
-        if (inside and at >= most) or NEAR * asked <= lost <= asked or (outside and at <= least):
+        if (inside and at >= most) or NEAR * asked <= lost <= asked or (lost > asked and at <= least):
             break
         at = min(max(_next(asked * GOAL, inside, outside), least), most)
         lost = tried(at)

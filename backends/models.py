@@ -36,8 +36,8 @@ Batch = dict[str, np.ndarray]
 Predict = Callable[[Batch], np.ndarray]
 Output = Literal["tensor", "logits", "embedding"]
 
-torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on GPUs too, and
-torch.backends.cudnn.deterministic = True  # one plan gives one result
+torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on GPUs too
+torch.backends.cudnn.deterministic = True  # and convolutions give the same sums again
 
 DEFAULT_SEQ_LEN = 128
 FAST_EXPERTS, EXPORTED_EXPERTS = "grouped_mm", "batched_mm"  # the first is many times faster, the second exports

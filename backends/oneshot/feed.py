@@ -14,15 +14,19 @@ SHARE = 0.25  # of the memory that activations may take
 COPIES = 4  # of the widest activation that live at the same time, roughly
 
 
+def scores_width(heads: int, tokens: int, length: int) -> int:
+    """Numbers for each of `length` places of a sample where attention holds the scores of all pairs of its tokens."""
+    return heads * tokens * tokens // length
+
+
 def windows_at_once(
-    samples: int, length: int, widest: int, method: Method, devices: Iterable[torch.device] = (), heads: int = 0
+    samples: int, length: int, widest: int, method: Method, devices: Iterable[torch.device] = ()
 ) -> int:
     """Samples of so many tokens in a batch: all that fit where layers are `widest` wide, at least one.
 
-    `heads`: of an attention that holds the scores of all pairs of tokens. What counts is the machine's memory, and that
-    of each GPU among the devices. A method that looks at a share of the batches gets that many.
+    What counts is the machine's memory, and that of each GPU among the devices. A method that looks at a share of the
+    batches gets that many.
     """
-    widest = max(widest, heads * length)
     fitting = int(SHARE * memory_of(devices) // (4 * COPIES * widest * length))
     wanted = -(-samples // BEFORE_SHARE) if method.before else samples
     return max(1, min(fitting, wanted))

@@ -19,7 +19,7 @@ from backends.context import Context
 from backends.models import LoadedModel
 from backends.oneshot.blocks import Entry, enter
 from backends.oneshot.engine import Done, Sums, changed_by_sums, chosen_matrices, compress
-from backends.oneshot.feed import windows_at_once
+from backends.oneshot.feed import scores_width, windows_at_once
 from backends.oneshot.matrices import Matrix, matrices, watched
 from backends.oneshot.methods import Method
 from backends.oneshot.unfold import unfolds
@@ -94,7 +94,11 @@ def calibration_batches(model: LoadedModel, context: Context, method: Method) ->
     widest = int(layers.outputs[layers.kind != "embedding"].max(initial=1))
     rows = layers.positions * (layers.inputs // layers.groups) * layers.kernel  # numbers in a sample's unfolded inputs
     widest = max(widest, int(rows[layers.kind == "conv"].max(initial=0)) // length)
-    size = windows_at_once(len(split), length, widest, method, [model.device], layers.info.heads)
+    text = any(a.ndim == 2 for a in split.inputs.values())
+    inside = (layers.kind == "linear") & (layers.block >= 0)
+    tokens = length if text else int(layers.positions[inside].max(initial=0))
+    widest = max(widest, scores_width(layers.info.heads, tokens, length))
+    size = windows_at_once(len(split), length, widest, method, [model.device])
     return [
         {name: torch.from_numpy(array).to(model.device) for name, array in batch.items() if name != "labels"}
         for batch in split.batches(size)

@@ -26,7 +26,7 @@ from backends.memory import return_freed, return_large_arrays
 from backends.models import default_devices
 from backends.oneshot.blocks import enter, gone
 from backends.oneshot.engine import chosen_matrices, compress
-from backends.oneshot.feed import windows_at_once
+from backends.oneshot.feed import scores_width, windows_at_once
 from backends.oneshot.fetch import fetched
 from backends.oneshot.forms import Dense, sheets_of
 from backends.oneshot.integers import Asked, form_for
@@ -94,7 +94,8 @@ def compress_folder(
     written, not_packed = form_for(form, parts, method, chosen)
     widest = max(max(p.shape[-2:]) for p in parts.blocks.parameters() if p.dim() > 1)
     windows, length = tokens.shape
-    at_once = at_once or windows_at_once(windows, length, widest, method, parts.devices, _heads(parts))
+    widest = max(widest, scores_width(_heads(parts), length, length))
+    at_once = at_once or windows_at_once(windows, length, widest, method, parts.devices)
     key = Key(
         source=fingerprint(source, parts.shards.files),
         method=setting,
@@ -182,12 +183,15 @@ def _batches(parts: Parts, folder: Path, tokens: Tensor, at_once: int, block: in
 
 
 def _heads(parts: Parts) -> int:
-    """Heads whose scores are held: torch's attention in float32 does without on the CPU, and not on every GPU.
+    """Heads whose scores may be held at once.
 
-    On CUDA no kernel but the plain one takes both float32 and heads that queries share.
+    On the CPU torch's attention holds none. On CUDA no kernel but the plain one, which does, takes float32 where
+    queries share heads. Other models are counted with those.
     """
-    on_gpus = any(device.type != "cpu" for device in parts.devices)
-    return int(getattr(parts.config, "num_attention_heads", 0) or 0) if on_gpus else 0
+    if all(device.type == "cpu" for device in parts.devices):
+        return 0
+    found = getattr(parts.config.get_text_config(), "num_attention_heads", None)
+    return max(found) if isinstance(found, list) else int(found or 0)
 
 
 def _matrices(parts: Parts, number: int) -> list[Matrix]:

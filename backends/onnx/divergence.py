@@ -81,4 +81,5 @@ def file_loss(path: Path, narrow: Path, context: Context) -> float:
         lost += total.loss(given, exact, batch)
         if total.tokens >= WHOLE * TOKENS:
             break
+    total.check()
     return total.share(lost)

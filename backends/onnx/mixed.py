@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from backends.onnx.sensitive import is_convolution
 from backends.onnx.strip import strip_model
 from backends.quantize.left_alone import left_alone
 from backends.quantize.program import least_bytes, least_loss
+from knowledge.files import replacing
 from knowledge.layers import LayerTable
 from knowledge.techniques.mixed import PER_CHANNEL, Form, MixedPrecision
 from knowledge.values import Decision, LayerFormat, Refusal, RunFailed
@@ -42,26 +43,13 @@ def apply(technique: MixedPrecision, path: Path, out: Path, context: Context) ->
     where no choice of forms fits.
     """
     losses = layer_losses(technique, path, context).losses
-
-    def write(chosen: Mapping[str, Form]) -> Decision:
-        return _written(technique, path, out, context, losses, chosen)
-
-    try:
-        if technique.max_loss is None or not losses:
-            return write(chosen_forms(technique, context.layers, losses))
-        return _written_within(
-            technique,
-            losses,
-            lambda foretold: write(chosen_forms(technique, context.layers, losses, foretold)),
-            lambda: file_loss(path, out, context),
-        )
-    except RunFailed as error:
-        raise RunFailed(f"{technique.id}: {error}") from None
+    if technique.max_loss is None or not losses:
+        return _written(technique, path, out, context, losses, chosen_forms(technique, context.layers, losses))
+    with replacing(out) as draft:
+        return _written_within(technique, path, draft, context, losses)
 
 
-def _written_within(
-    technique: MixedPrecision, losses: Losses, write: Callable[[float], Decision], lost: Callable[[], float]
-) -> Decision:
+def _written_within(technique: MixedPrecision, path: Path, out: Path, context: Context, losses: Losses) -> Decision:
     """The smallest file found that loses `max_loss` at most, whatever the sum of its layers' losses.
 
     Layers were measured with exact inputs, and alone. A file may round what layers read, too.
@@ -69,15 +57,15 @@ def _written_within(
     decisions: list[Decision] = []
 
     def outcome(foretold: float) -> float:
-        decisions.append(write(foretold))
-        return lost()
+        chosen = chosen_forms(technique, context.layers, losses, foretold)
+        decisions.append(_written(technique, path, out, context, losses, chosen))
+        return file_loss(path, out, context)
 
     finite = [[loss for loss in found.values() if math.isfinite(loss)] for found in losses.values()]
     least, most = (sum(extreme(found, default=0.0) for found in finite) for extreme in (min, max))
     assert technique.max_loss is not None
-    within(
-        technique.max_loss, outcome, least, most, f"the widest bits at accuracy_level {technique.accuracy_level} lose"
-    )
+    what = f"{technique.id}: the widest bits at accuracy_level {technique.accuracy_level} lose"
+    within(technique.max_loss, outcome, least, most, what)
     return decisions[-1]
 
 
@@ -124,10 +112,13 @@ def chosen_forms(
     forms = {name: sorted(found) for name, found in losses.items()}
     lost = [np.array([losses[name][form] for form in found]) for name, found in forms.items()]
     taken = [np.array([sizes[name][form] for form in found]) for name, found in forms.items()]
-    if max_loss is None:
-        found = least_loss(lost, taken, sum(expected[name] for name in forms))
-    else:
-        found = least_bytes(lost, taken, max_loss)
+    try:
+        if max_loss is None:
+            found = least_loss(lost, taken, sum(expected[name] for name in forms))
+        else:
+            found = least_bytes(lost, taken, max_loss)
+    except RunFailed as error:
+        raise RunFailed(f"{technique.id}: {error}") from None
     return {name: forms[name][place] for name, place in zip(forms, found, strict=True)}
 
 

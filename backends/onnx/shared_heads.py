@@ -17,7 +17,7 @@ import onnx_ir as ir
 from backends.onnx import graph as graphs
 
 TURNED = [0, 1, 3, 2]  # keys, as the scores read them
-Sizes = list[int | ir.SymbolicDim]
+Size = int | ir.SymbolicDim
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,41 @@ def _shared(product: ir.Node) -> Shared | None:
     queries, right = product.inputs
     transpose = graphs.made_by(right, "Transpose")
     if transpose is not None:
-        if list(transpose.attributes["perm"].as_ints()) != TURNED:
+        perm = transpose.attributes.get("perm")
+        if perm is None or list(perm.as_ints()) != TURNED:
             return None
         right = transpose.inputs[0]
+    copied = _copied(right)
+    rows = _sizes(queries)
+    if copied is None or len(rows) != 4:
+        return None
+    value, batch, groups, heads = copied
+    return Shared(value, transpose is not None, groups, heads) if rows[:2] == [batch, heads] else None
+
+
+def _copied(right: ir.Value | None) -> tuple[ir.Value, Size, int, int] | None:
+    """Heads that are copied, each as often as another: the value, batch, heads before and heads after."""
     flat = graphs.made_by(right, "Reshape")
     expand = graphs.made_by(flat.inputs[0], "Expand") if flat is not None else None
     unsqueeze = graphs.made_by(expand.inputs[0], "Unsqueeze") if expand is not None else None
     if flat is None or expand is None or unsqueeze is None:
         return None
+    value = graphs.input_of(unsqueeze, 0)
     single, copied, joined = (_sizes(node.outputs[0]) for node in (unsqueeze, expand, flat))
-    if len(single) != 5 or single[2] != 1 or copied[:2] + copied[3:] != single[:2] + single[3:]:
+    if len(_sizes(value)) != 4 or len(single) != 5 or single[2] != 1:
+        return None
+    if copied[:2] + copied[3:] != single[:2] + single[3:]:
         return None
     batch, groups, copies, n, width = copied
-    if not isinstance(groups, int) or not isinstance(copies, int):
+    if not isinstance(groups, int) or not isinstance(copies, int) or joined != [batch, groups * copies, n, width]:
         return None
-    if joined != [batch, groups * copies, n, width] or _sizes(queries)[:2] != joined[:2]:
-        return None
-    return Shared(graphs.input_of(unsqueeze, 0), transpose is not None, groups, groups * copies)
+    return value, batch, groups, groups * copies
 
 
-def _sizes(value: ir.Value | None) -> Sizes:
-    """The exporter's sizes of a value; none where it tells none."""
-    return [] if value is None or value.shape is None else list(value.shape)
+def _sizes(value: ir.Value | None) -> list[Size]:
+    """The exporter's sizes of a value; none where it does not tell all."""
+    sizes = [] if value is None or value.shape is None else list(value.shape)
+    return [] if any(isinstance(size, ir.SymbolicDim) and size.value is None for size in sizes) else sizes
 
 
 def _multiply(product: ir.Node, shared: Shared) -> None:
@@ -93,4 +106,4 @@ def _multiply(product: ir.Node, shared: Shared) -> None:
 def _scales(node: ir.Node) -> bool:
     """Whether a node multiplies with one number, or divides by it."""
     array = graphs.constant(node.inputs[1]) if node.op_type in ("Mul", "Div") else None
-    return array is not None and array.size == 1
+    return array is not None and array.size == 1 and array.ndim <= 4

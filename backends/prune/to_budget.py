@@ -30,6 +30,8 @@ class Totals:
     ) -> None:
         self.technique, self.model, self.context, self.forms = technique, model, context, forms
         self.allocation, self.judge = allocation, Judge(model, context, WHOLE)
+        if not self.judge.sound:
+            raise RunFailed(f"{technique.id}: the outputs on calibration data are not finite: no loss can be measured")
         found = [matrix for path in allocation.paths for matrix in matrices(model.module, path)]
         self._kept = [(matrix, matrix.read().clone()) for matrix in found]
         self.total, self.lost = 0.0, 0.0
@@ -37,12 +39,19 @@ class Totals:
 
     def prune(self, total: float) -> float:
         """The loss of the model with so many zeros."""
-        for matrix, weight in self._kept:
-            matrix.write(weight)
+        if total == self.total:
+            return self.lost
+        self.restore()
         method = method_for(self.technique, {}, ratio=self.allocation.ratios(total).__getitem__, forms=self.forms)
         self.done = compress_model(self.model, self.context, self.allocation.paths, method)
         self.total, self.lost = total, self.judge.loss()
         return self.lost
+
+    def restore(self) -> None:
+        """Give the model the weights that it came with."""
+        self.done = ()  # holds the weights of its layers
+        for matrix, weight in self._kept:
+            matrix.write(weight)
 
 
 def pruned_to_budget(
@@ -50,7 +59,8 @@ def pruned_to_budget(
 ) -> Totals:
     """The model in place with the most zeros found whose loss is `max_loss` at most, in a few tries.
 
-    Raises RunFailed where a hundredth of the weights loses more, or is less than one weight of a row.
+    Raises RunFailed where a hundredth of the weights loses more, or is less than one weight of a row; the model is then
+    as it was.
     """
     curves, asked = allocation.curves, technique.max_loss
     assert curves is not None
@@ -63,10 +73,11 @@ def pruned_to_budget(
             lambda foretold: totals.prune(largest_ratio(curves, allocation.shared, foretold)),
             least,
             most,
-            f"{SMALLEST:.0%} of the weights lose",
+            f"{technique.id}: {SMALLEST:.0%} of the weights lose",
         )
-    except RunFailed as error:
-        raise RunFailed(f"{technique.id}: {error}") from None
+    except RunFailed:
+        totals.restore()
+        raise
     if not any(bool((one.outcome.weight == 0).any()) for one in totals.done):
         raise RunFailed(f"{technique.id}: no row is so long that a weight of it can go for a loss of {asked:g}")
     return totals

@@ -81,9 +81,9 @@ class MixedPrecision(GroupWeights):
     The measurements are kept, and an integer program picks the forms of all layers with the least sum of losses; other
     sizes of the same model are solved without measuring again. Losses of different layers count as independent, so that
     they add up (arXiv:1911.03852, section 3, which ranks by curvature instead of measuring). With a `max_loss` the file
-    as a whole is judged too, for it rounds more than weights: the program gets less to spend, or more, in at most eight
-    files. Zeros have a program and a `max_loss` of their own, in `wanda` and `sparsegpt`: in the file they take the
-    bytes of other numbers.
+    as a whole is judged too, for it rounds more than weights: the program gets less to spend, or more, in a few files.
+    Zeros have a program and a `max_loss` of their own, in `wanda` and `sparsegpt`: in the file they take the bytes of
+    other numbers.
 
     The layers may take the bytes of `share` of the weights in 4 bits (8 for convolutions and recurrent layers), those
     nearest to the middle of the model, and the others in 8 (float), in groups of `group_size`. The estimate is that

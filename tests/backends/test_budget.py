@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from backends.budget import MORE, NEAR, TRIES, within
+from backends.budget import LEAP, MORE, NEAR, TRIES, within
 from knowledge.values import RunFailed
 
 
@@ -36,8 +36,9 @@ CURVES = {
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("asked", [0.003, 0.03, 0.3])
-def test_the_model_is_within_its_budget_and_near_it(name, asked):
-    _, lost, made = search(CURVES[name], asked)
+@pytest.mark.parametrize("least", [1e-6, 1e-4])
+def test_the_model_is_within_its_budget_and_near_it(name, asked, least):
+    _, lost, made = search(CURVES[name], asked, least)
     assert lost <= asked
     assert made <= TRIES + MORE + 1
     if name not in ("steps", "infinite far out"):
@@ -54,8 +55,14 @@ def test_where_all_fits_all_is_taken():
     assert (found, lost) == (8.0, 0.008)
 
 
-def test_what_changes_nothing_is_no_hindrance():
-    assert search(lambda p: 0.0, 0.1)[1] == 0.0
+def test_the_search_goes_on_from_the_least():
+    found, lost, _ = search(lambda p: 1e4 * p**3, 0.02, least=0.01)
+    assert found > 0.01
+    assert 0.015 < lost <= 0.02
+
+
+def test_where_nothing_is_lost_more_is_foretold_to_the_end_of_the_tries():
+    assert search(lambda p: 0.0, 0.1) == (pytest.approx(0.1 * LEAP ** (TRIES - 1)), 0.0, TRIES)
 
 
 def test_the_least_is_taken_where_nothing_else_fits():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from backends.oneshot.engine import BEFORE_SHARE
-from backends.oneshot.feed import COPIES, SHARE, windows_at_once
+from backends.oneshot.feed import COPIES, SHARE, scores_width, windows_at_once
 from backends.oneshot.methods import sparsegpt_method, wanda_method
 from backends.oneshot.parts import Parts
 from backends.oneshot.stream import _heads
@@ -30,14 +30,20 @@ def test_all_pass_at_once_where_they_fit(sparsegpt):
     assert windows_at_once(8, 128, 1024, sparsegpt) == 8
 
 
-@pytest.mark.parametrize(("heads", "wide"), [(0, 8192), (3, 8192), (32, 32 * 2048)])
-def test_the_widest_activation_sets_the_number(heads, wide, sparsegpt):
-    found = windows_at_once(10_000, 2048, 8192, sparsegpt, heads=heads)
-    assert held(found, 2048, wide) <= SHARE * 16 * GIGABYTE < held(found + 1, 2048, wide)
+def test_the_widest_activation_sets_the_number(sparsegpt):
+    found = windows_at_once(10_000, 2048, 8192, sparsegpt)
+    assert held(found, 2048, 8192) <= SHARE * 16 * GIGABYTE < held(found + 1, 2048, 8192)
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(2048, 2048), (197, 3 * 224 * 224)])
+def test_scores_take_what_pairs_of_tokens_take(tokens, length):
+    """Of a text, and of an image, whose places are not its tokens."""
+    exact = 12 * tokens * tokens
+    assert exact - length < scores_width(12, tokens, length) * length <= exact
 
 
 def test_one_window_passes_however_long(sparsegpt):
-    assert windows_at_once(4, 10**6, 8192, sparsegpt, heads=32) == 1
+    assert windows_at_once(4, 10**6, 8192, sparsegpt) == 1
 
 
 def test_a_method_that_looks_at_a_share_of_the_batches_gets_several():
