@@ -3,7 +3,6 @@
 import itertools
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ os.environ.pop("COLUMNS", None)  # outputs are compared: printed in the width of
 
 def pytest_collection_modifyitems(items):
     """The long files in this folder first, so that no worker is left alone with one in the end."""
-    here = Path(__file__).parent
-    items.sort(key=lambda item: item.path.parent != here)
+    here = os.path.dirname(__file__)
+    items.sort(key=lambda item: str(item.path.parent) != here)
 
 
 @pytest.fixture(autouse=True, scope="session")
