@@ -14,12 +14,6 @@ os.environ.setdefault("ADVISOR_DEVICE", "cpu")  # where tests put their inputs; 
 os.environ.pop("COLUMNS", None)  # outputs are compared: printed in the width of a pipe
 
 
-def pytest_collection_modifyitems(items):
-    """The long files in this folder first, so that no worker is left alone with one in the end."""
-    here = os.path.dirname(__file__)
-    items.sort(key=lambda item: str(item.path.parent) != here)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def own_configuration(tmp_path_factory):
     """Of fixtures that live longer than a test."""
