@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from advisor.compressed import loading, packing, warnings
 from knowledge.configs import longest_of
 from knowledge.techniques.catalog import build, technique_class
 from knowledge.values import InputError, Stage
+from knowledge.yaml_values import parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,8 +104,8 @@ def setting(text: str) -> tuple[str, Any]:
     """`ratio=0.5` as a name and a value; raises InputError."""
     name, equals, value = text.partition("=")
     try:
-        read = yaml.load(value, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError):
+        read = parse(value.encode())[0].value
+    except ValueError:  # no YAML, or bytes that are no text
         equals = ""
     if not equals or not name.strip():
         raise InputError("set", text, "sets nothing", "write parameter=value, such as ratio=0.5")

@@ -19,6 +19,7 @@ from knowledge.tasks import check_metric, check_task
 from knowledge.techniques.base import Level, Phase, Technique
 from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Plan
+from knowledge.yaml_values import NotYaml, parse
 
 ONCE = (Phase.QUANTIZE, Phase.FUSE)  # a second stage would work on what the first has replaced
 
@@ -57,13 +58,13 @@ def read_plan(path: Path) -> Plan:
 def read_raw(path: Path) -> dict[str, Any]:
     """The mapping in a plan file, whatever it holds; raises InputError where there is none."""
     try:
-        raw = yaml.load(Path(path).read_text(), Loader=yaml.CSafeLoader)
+        raw = parse(Path(path).read_bytes())[0].value
     except FileNotFoundError:
         raise InputError("plan", path, "no such file", "make one with `advisor search MODEL --out DIR`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("plan", path, f"cannot be read ({error})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that there are not are ValueErrors
-        raise InputError("plan", path, f"is not YAML ({' '.join(str(error).split())})") from None
+    except NotYaml as error:
+        raise InputError("plan", path, f"line {error.line}: {error.problem}", error.remedy) from None
     if not isinstance(raw, dict):
         raise InputError("plan", path, "is not a mapping", "a plan starts with `schema: advisor.plan/1`")
     return raw

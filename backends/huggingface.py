@@ -143,7 +143,7 @@ def _module(folder: Path, config: Any, task: str) -> tuple[nn.Module, str]:
                 **options,
             )
         except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
-            problem = f"cannot be loaded for {task}: {_first_line(error)}"
+            problem = f"cannot be loaded for {task}: {first_line(error)}"
             raise InputError("model", folder, problem, "check --task") from error
     for name, held, told in sorted(report["mismatched_keys"]):
         shapes = f"has shape {shape_text(held)}, and config.json makes it {shape_text(told)}"
@@ -165,7 +165,8 @@ def _left_out(names: Iterable[str], task: str) -> str:
     return f"{count} of the file left out: the model that config.json describes has no such weight"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, or else its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -219,7 +220,7 @@ def read_tokenizer(folder: Path) -> Any:
         try:
             return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except Exception as error:  # tokenizers raises plain Exception on a broken file
-            problem = f"its tokenizer cannot be read: {_first_line(error)}"
+            problem = f"its tokenizer cannot be read: {first_line(error)}"
             raise InputError("model", folder, problem, "save it again") from error
 
 

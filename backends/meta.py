@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from backends.factory import load_factory
-from backends.huggingface import AUTO, quiet, read_config, wrap
+from backends.huggingface import AUTO, first_line, quiet, read_config, wrap
 from backends.profile import profile
 from knowledge.layers import LayerTable
 from knowledge.values import InputError, Workload
@@ -36,7 +36,7 @@ def profile_config(folder: Path, source: str, task: str, arch: str | None, workl
             module = getattr(transformers, AUTO[task]).from_config(config, dtype=torch.float32)
             return profile(wrap(module.eval(), source, task, arch, None), workload)
     except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        problem = f"no table for {task} can be made of it: {str(error).splitlines()[0]}"
+        problem = f"no table for {task} can be made of it: {first_line(error)}"
         remedy = "choose the --task that it was trained for, or load it in a factory of your own"
         raise InputError("model", folder, problem, remedy) from None
 

@@ -135,8 +135,8 @@ class _Events:
         return self.words[word]
 
 
-def _by_the_library(text: str) -> Parsed:
-    """The value of a text of moderate depth; raises NotYaml on a key that is given twice, as YAML takes the last."""
+def check_depth(text: str) -> None:
+    """Raise NotYaml where a text is nested too deeply for the library, which would crash; else its own errors."""
     import yaml
 
     depth = 0
@@ -145,6 +145,13 @@ def _by_the_library(text: str) -> Parsed:
         if depth > MAX_DEPTH:
             line = event.start_mark.line + 1 if event.start_mark else 1
             raise NotYaml(line, "", "is nested too deeply", f"{MAX_DEPTH} levels are read")
+
+
+def _by_the_library(text: str) -> Parsed:
+    """The value of a text of moderate depth; raises NotYaml on a key that is given twice, as YAML takes the last."""
+    import yaml
+
+    check_depth(text)
     root = yaml.compose(text, Loader=yaml.CSafeLoader)
     _check_keys(root)
     value = yaml.load(text, Loader=yaml.CSafeLoader)

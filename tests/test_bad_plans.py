@@ -48,7 +48,7 @@ def test_a_plan_without_a_model(folder):
     assert "{" not in line
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "\x00"])
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "\x00", "[" * 200_000])
 def test_plan_files_that_are_no_plans(folder, text):
     Path("plan.yaml").write_text(text)
     refused(advisor("run", "plan.yaml", "--out", "run"), 2, "plan.yaml")

@@ -6,12 +6,11 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from advisor.lint.findings import Patch
 from advisor.lint.fix import patched, up_to_date
 from advisor.lint.read import read_draft
 from knowledge.values import InputError
+from knowledge.yaml_values import parse
 
 REMEDY = "write technique.parameter=value, such as finetune.epochs=6"
 
@@ -35,8 +34,8 @@ def with_settings(
             remedy = f"its stages are {', '.join(near)}" if near else "it has no stages"
             raise InputError("set", setting, f"the plan has no stage {stage}", remedy)
         try:
-            value = yaml.load(text, Loader=yaml.CSafeLoader)
-        except (yaml.YAMLError, ValueError):  # dates that there are not are ValueErrors
+            value = parse(text.encode())[0].value
+        except ValueError:  # no YAML, or bytes that are no text
             raise InputError("set", setting, "the value cannot be read", REMEDY) from None
         at = ("stages", names[stage], "params", parameter)
         result = patched(result, [Patch(action="set", at=at, value=value)])

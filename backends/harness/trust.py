@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from knowledge.values import InputError
+from knowledge.yaml_values import NotYaml, check_depth
 
 PLAIN = "tag:yaml.org,2002:"
 Names = Callable[[str], tuple[Path | None, Iterable[str]]]  # of a task: its file, and the members of a tag
@@ -63,8 +64,10 @@ def files(path: Path) -> dict[Path, Contents]:
 def read(path: Path) -> Contents:
     """What a YAML file names; raises InputError where it is none."""
     try:
-        root = yaml.compose(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text("utf-8")
+        check_depth(text)
+        root = yaml.compose(text, Loader=yaml.CSafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, NotYaml) as error:
         problem = f"cannot be read: {' '.join(str(error).split())}"
         raise InputError("lm-eval", path, problem, "mend the file") from error
     found = Contents()

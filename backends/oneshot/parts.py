@@ -25,7 +25,7 @@ from transformers.core_model_loading import (
 from transformers.initialization import guard_torch_init_functions
 
 from backends.blocks import find_blocks
-from backends.huggingface import quiet, read_config
+from backends.huggingface import first_line, quiet, read_config
 from backends.oneshot.buffers import is_unknown, unknown
 from backends.oneshot.shards import DTYPES, Shards, Stored, stored
 from knowledge.configs import OF_THESE_WEIGHTS, QUANTIZED, shape_text
@@ -52,7 +52,7 @@ class Parts:
                 build: Any = transformers.AutoModelForCausalLM.from_config
                 model = build(self.config, dtype=torch.float32)
             except ValueError as error:
-                problem = f"is no causal language model: {str(error).splitlines()[0]}"
+                problem = f"is no causal language model: {first_line(error)}"
                 raise InputError("model", folder, problem, "give one that writes text") from None
         self.model: Any = model.eval().requires_grad_(False)
         self.base: nn.Module = model.base_model  # without the head, which nothing reads

@@ -40,10 +40,9 @@ class OneShotPruning(PatternPruning):
     kept, and an integer program picks the ratios with the least sum of losses, for any total.
 
     With a `max_loss` the total is the largest found with which the model as a whole loses no more on calibration data,
-    and `ratio` only what is expected. The search for it, in a few models, begins at the sum of the layers'
-    losses: zoo:stdlib-lm and zoo:stdlib-gpt2 lose 0.7 to 1.3 of that, from 0.003 to 0.3 nats
-    (benchmarks/allocation.py), zoo:digits-vit up to seven times as much. Other data tell other losses, where the
-    calibration data are few.
+    and `ratio` only what is expected. The search for it, in a few models, begins at the sum of the layers' losses:
+    pruned layers read what pruned layers give, and together lose more or less than that. On other data the model loses
+    otherwise, the more so the fewer the calibration data are.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})

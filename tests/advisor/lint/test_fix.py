@@ -100,7 +100,10 @@ def test_parameters_are_tried_without_being_written(tmp_path):
     assert yaml.safe_load((tmp_path / "next.yaml").read_text())["stages"][1]["params"]["epochs"] == 9
 
 
-@pytest.mark.parametrize("setting", ["distill", "distill=3", "svd.ratio=0.5", "distill#2.epochs=3", "distill.epochs=["])
+NOTHING = ("distill", "distill=3", "svd.ratio=0.5", "distill#2.epochs=3", "distill.epochs=[")
+
+
+@pytest.mark.parametrize("setting", [*NOTHING, f"distill.epochs={'[' * 200_000}", "distill.epochs=\udc80"])
 def test_a_setting_that_means_nothing_is_refused(setting, tmp_path):
     with pytest.raises(InputError, match="set: "):
         lint_plan(written(tmp_path, plan("distill")), settings=[setting])

@@ -82,8 +82,9 @@ def test_the_librarys_own_tasks_may_name_functions_of_theirs(write, tmp_path):
     check(tmp_path, ["mine"], {"mine": users})
 
 
-def test_a_file_that_is_no_yaml_is_named(write):
-    path = write("t.yaml", "task: [")
+@pytest.mark.parametrize("text", ["task: [", "[" * 200_000])
+def test_a_file_that_is_no_yaml_is_named(write, text):
+    path = write("t.yaml", text)
     with pytest.raises(InputError, match=r"t\.yaml: cannot be read: .*; mend the file") as error:
         read(path)
     assert "\n" not in str(error.value)

@@ -7,7 +7,9 @@ from backends.oneshot.engine import BEFORE_SHARE
 from backends.oneshot.feed import COPIES, SHARE, scores_width, windows_at_once
 from backends.oneshot.methods import sparsegpt_method, wanda_method
 from backends.oneshot.parts import Parts
+from backends.oneshot.run import calibration_batches
 from backends.oneshot.stream import _heads
+from backends.zoo.catalog import load_zoo, zoo_data
 
 GIGABYTE = 2**30
 
@@ -40,6 +42,16 @@ def test_scores_take_what_pairs_of_tokens_take(tokens, length):
     """Of a text, and of an image, whose places are not its tokens."""
     exact = 12 * tokens * tokens
     assert exact - length < scores_width(12, tokens, length) * length <= exact
+
+
+@pytest.mark.parametrize(("name", "expected"), [("digits-vit", (16, 64)), ("stdlib-gpt2", (12, 12))])
+def test_an_image_has_fewer_tokens_than_places(name, expected, small, sparsegpt, monkeypatch):
+    seen = []
+    monkeypatch.setattr("backends.oneshot.run.scores_width", lambda heads, *sizes: seen.append((heads, sizes)) or 1)
+    model = load_zoo(name)
+    split = zoo_data(name, 0).calibration.head(4) if name.startswith("digits") else small.split(model, count=4)
+    calibration_batches(model, small.context(model, split), sparsegpt)
+    assert seen == [(model.info.heads, expected)]
 
 
 def test_one_window_passes_however_long(sparsegpt):

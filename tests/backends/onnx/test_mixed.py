@@ -128,9 +128,11 @@ def test_a_limit_on_the_loss_gives_the_smallest_file_within_it(exported, tmp_pat
         assert file_loss(found.path, out, context) <= limit
         sizes.append(out.stat().st_size)
     assert sizes[0] > sizes[1] > sizes[2]
+    smallest = out.read_bytes()
     message = r"^mixed_precision: the widest bits at accuracy_level 4 lose .* already, of 1e-12 that may be lost$"
     with pytest.raises(RunFailed, match=message):
         mixed.apply(MixedPrecision(group_size=32, max_loss=1e-12), found.path, out, context)
+    assert (out.read_bytes(), [file.name for file in tmp_path.glob("*.onnx")]) == (smallest, [out.name])
 
 
 def test_the_program_takes_the_fewest_bytes_within_a_loss(exported, tmp_path):

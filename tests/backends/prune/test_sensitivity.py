@@ -141,6 +141,8 @@ def test_budgets_out_of_reach_are_told(small):
     wide = small.transformer("llama", hidden=128, blocks=2)
     with pytest.raises(RunFailed, match=r"^wanda: 1% of the weights lose .* already, of 1e-12 that may be lost$"):
         apply(Wanda(max_loss=1e-12), wide, small.context(wide))
+    fresh = small.transformer("llama", hidden=128, blocks=2).module.state_dict()
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in wide.module.state_dict().items())
     _, decision = apply(Wanda(max_loss=50.0), model, small.context(model))
     assert [r.rule for r in decision.skipped if "loss" in r.rule] == ["prune-loss-unused"]
 
