@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.compressed import loading, packing, warnings
 from knowledge.configs import longest_of
+from knowledge.faults import first_line
 from knowledge.techniques.catalog import build, technique_class
 from knowledge.values import InputError, Stage
 from knowledge.yaml_values import parse
@@ -131,7 +132,7 @@ def read_tokens(place: str, model: Path, seq_len: int | None) -> Tensor:
             return _of_arrays(path, place)
         text = path.read_text("utf-8")
     except (SafetensorError, zipfile.BadZipFile, zlib.error, OSError, ValueError) as error:
-        raise InputError("calibration", place, f"cannot be read: {str(error).splitlines()[0]}", KINDS) from error
+        raise InputError("calibration", place, f"cannot be read: {first_line(error)}", KINDS) from error
     return _tokenized(text, place, model, seq_len)
 
 

@@ -27,6 +27,7 @@ from knowledge.configs import (
     shape_text,
     vocabulary_of,
 )
+from knowledge.faults import first_line
 from knowledge.layers import ModelInfo
 from knowledge.tasks import TRANSFORMERS, check_transformers, task_of_classes
 from knowledge.values import InputError
@@ -163,11 +164,6 @@ def _left_out(names: Iterable[str], task: str) -> str:
         return ""
     count = left[0] if len(left) == 1 else f"{left[0]} and {len(left) - 1} more weights"
     return f"{count} of the file left out: the model that config.json describes has no such weight"
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, or else its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def info_of(module: nn.Module, config: Any, source: str, task: str, arch: str | None) -> ModelInfo:

@@ -9,8 +9,9 @@ import torch
 import transformers
 
 from backends.factory import load_factory
-from backends.huggingface import AUTO, first_line, quiet, read_config, wrap
+from backends.huggingface import AUTO, quiet, read_config, wrap
 from backends.profile import profile
+from knowledge.faults import first_line
 from knowledge.layers import LayerTable
 from knowledge.values import InputError, Workload
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from knowledge.faults import first_line
 from knowledge.layers import ModelInfo
 from knowledge.names import nearest
 from knowledge.sources import check_framework, is_factory
@@ -193,7 +194,7 @@ def default_devices() -> list[torch.device]:
         for device in found:
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
         raise InputError("ADVISOR_DEVICE", wanted, problem, "name devices such as cpu or cuda:0,cuda:1") from None
     return found
 

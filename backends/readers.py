@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from backends.data import Fed, Split
 from backends.metrics import IGNORED
 from backends.models import Batch
+from knowledge.faults import first_line
 from knowledge.values import InputError
 
 MAX_TOKENS = 128  # per sample: texts are cut, a language model's are joined and cut into windows
@@ -262,5 +263,5 @@ def read_dataset(model: Fed, field: str, name: str) -> Split:
     try:
         found = datasets.load_dataset(base, split=part or ("train" if field == "train-data" else "test"))
     except Exception as error:  # the library raises what its many sources raise
-        raise InputError(field, name, f"cannot be loaded: {str(error).splitlines()[0]}", "give a file") from error
+        raise InputError(field, name, f"cannot be loaded: {first_line(error)}", "give a file") from error
     return from_rows(model, field, name, list(found))

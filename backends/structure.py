@@ -30,6 +30,7 @@ from backends.models import LoadedModel, load
 from backends.prune.packed import PACKED, load_packed, save_packed
 from backends.quantize.stored import Grid, load_grids, save_grids
 from backends.surgery import empty_factors, replace_module
+from knowledge.faults import first_line
 from knowledge.files import replacing, write_text
 from knowledge.layers import ModelInfo
 from knowledge.sources import is_factory
@@ -223,6 +224,6 @@ def _described(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError("checkpoint", path, "no such file", "give a folder that a run wrote") from None
     except (ValueError, KeyError, TypeError, ValidationError) as error:
-        problem = f"not a checkpoint of this version: {str(error).splitlines()[0]}"
+        problem = f"not a checkpoint of this version: {first_line(error)}"
         raise InputError("checkpoint", path, problem, "run the plan again") from error
     return described

@@ -43,6 +43,7 @@ from backends.oneshot.methods import (
 )
 from backends.oneshot.readers import readers_together
 from benchmarks.show import show
+from knowledge.faults import first_line
 from knowledge.values import InputError
 
 AWQ_GRID = 20  # exponents that AWQ tries
@@ -83,7 +84,7 @@ def load(folder: Path) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     except ValueError as error:
-        problem = f"is no causal language model: {str(error).splitlines()[0]}"
+        problem = f"is no causal language model: {first_line(error)}"
         raise InputError("model", folder, problem, "give one that writes text") from error
 
 
@@ -95,7 +96,7 @@ def windows(place: str) -> Tensor:
             found: Tensor = opened.get_tensor(key)
     except (OSError, SafetensorError) as error:
         remedy = "give FILE.safetensors:KEY, integers [windows, length]"
-        raise InputError("windows", place, f"cannot be read: {str(error).splitlines()[0]}", remedy) from error
+        raise InputError("windows", place, f"cannot be read: {first_line(error)}", remedy) from error
     return found.long()
 
 

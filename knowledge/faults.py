@@ -1,4 +1,4 @@
-"""What is wrong with an entry of a YAML file, and where: field, value, problem, remedy."""
+"""What is wrong: the gist of an error, or of an entry of a YAML file: field, value, problem, remedy, and where."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 Loc = tuple[str | int, ...]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind where it says nothing.
+
+    >>> first_line(ValueError("\\n no such key\\nin 3 files")), first_line(MemoryError())
+    ('no such key', 'MemoryError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Fault(ValueError):

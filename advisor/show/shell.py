@@ -15,6 +15,7 @@ import click
 
 from advisor import interrupts
 from advisor.show.console import clean
+from knowledge.faults import first_line
 from knowledge.files import disk_full
 from knowledge.values import InputError, RunFailed
 
@@ -59,9 +60,9 @@ def _unforeseen(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return _say(BAD_INPUT, f"{error.filename}: the name is too long for a file; give a shorter one")
     if disk_full(error):
-        return _say(FAILED, f"{DISK_FULL} ({_first_line(error)})")
+        return _say(FAILED, f"{DISK_FULL} ({first_line(error)})")
     if out_of_memory(error):
-        return _say(FAILED, f"{NO_MEMORY} ({_first_line(error)})")
+        return _say(FAILED, f"{NO_MEMORY} ({first_line(error)})")
     if os.environ.get("ADVISOR_DEBUG"):
         traceback.print_exc()
     return _say(FAILED, f"{type(error).__name__}: {error} ({REPORT_HERE})")
@@ -71,10 +72,6 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; torch and ONNX Runtime say so in words."""
     words = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _say(code: int, message: str) -> int:

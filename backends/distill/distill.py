@@ -11,6 +11,7 @@ from backends.profile import profile
 from backends.reshape.channels import Width, narrow, norm_scores, recalibrate
 from backends.structure import changed
 from backends.training import train
+from knowledge.faults import first_line
 from knowledge.layers import LayerTable, ModelInfo
 from knowledge.students import resize, solve_student
 from knowledge.techniques.distill import Distill
@@ -62,7 +63,7 @@ def build(
         student = dataclasses.replace(model, info=_info(model, target))
         real = profile(student, context.workload).parameters
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:
-        raise _fixed(model, str(error).splitlines()[0]) from error
+        raise _fixed(model, first_line(error)) from error
     if real != target.parameters:
         raise _fixed(model, f"it has {real} parameters, not {target.parameters}")
     return student, shapes, skipped

@@ -25,6 +25,7 @@ from backends import huggingface
 from backends.harness.model import HarnessModel
 from backends.harness.trust import check_code
 from backends.onnx.verification import TaskScore
+from knowledge.faults import first_line
 from knowledge.names import nearest
 from knowledge.values import InputError, RunFailed
 
@@ -59,7 +60,7 @@ def load_tasks(names: Sequence[str], folder: Path | None, allow_code: bool) -> A
         try:
             return manager.load(list(names))
         except Exception as error:  # tasks fail in as many ways as there are
-            problem = f"cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+            problem = f"cannot be loaded: {type(error).__name__}: {first_line(error)[:300]}"
             remedy = "check the task's YAML and its data"
             raise InputError("lm-eval", ",".join(names), problem, remedy) from error
 
@@ -121,7 +122,7 @@ def answers(tasks: Any, model: HarnessModel, limit: int | None, allow_code: bool
         except (InputError, RunFailed):
             raise
         except Exception as error:  # as many ways as there are tasks
-            raise RunFailed(f"lm-eval: {type(error).__name__}: {_first_line(error)}") from error
+            raise RunFailed(f"lm-eval: {type(error).__name__}: {first_line(error)[:300]}") from error
 
 
 def _score(task: str, metric: str, kept: str, before: Any, after: Any) -> TaskScore:
@@ -184,10 +185,6 @@ def _finite(value: Any) -> float | None:
     """A number as it is; None for what lm-eval writes where it has none."""
     known = isinstance(value, (int, float, np.floating)) and math.isfinite(value)
     return float(value) if known else None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "")[:300]
 
 
 @contextlib.contextmanager

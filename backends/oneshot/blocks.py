@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.blocks import find_blocks
+from knowledge.faults import first_line
 from knowledge.values import InputError
 
 REMEDY = "use a technique that needs no blocks, such as magnitude"
@@ -129,7 +130,7 @@ def enter(module: nn.Module, run: Callable[[], object]) -> Entry:
         except (InputError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # over a tuple of the wrong length, models stumble in as many ways as there are
-            why = next(iter(str(error).splitlines()), type(error).__name__)
+            why = first_line(error)
             failed.append((len(found[0].calls) if found else 0, isinstance(error, _Misfit), why))
     _, _, why = max(failed, key=lambda one: one[:2])
     problem = f"hidden states do not pass its blocks ({len(blocks)} in {path}) one after the other: {why}"

@@ -25,10 +25,11 @@ from transformers.core_model_loading import (
 from transformers.initialization import guard_torch_init_functions
 
 from backends.blocks import find_blocks
-from backends.huggingface import first_line, quiet, read_config
+from backends.huggingface import quiet, read_config
 from backends.oneshot.buffers import is_unknown, unknown
 from backends.oneshot.shards import DTYPES, Shards, Stored, stored
 from knowledge.configs import OF_THESE_WEIGHTS, QUANTIZED, shape_text
+from knowledge.faults import first_line
 from knowledge.shards import REMEDY
 from knowledge.values import InputError
 

@@ -16,6 +16,7 @@ from backends.oneshot.progress import PROGRESS
 from backends.oneshot.shards import stored, write_shard
 from backends.prune.packed import read_packed
 from backends.quantize.pack_quantized import FORMAT, Scheme, unpacked
+from knowledge.faults import first_line
 from knowledge.files import copy_file, replacing_folder, write_text
 from knowledge.shards import INDEX, REMEDY, read_json
 from knowledge.values import InputError
@@ -90,5 +91,5 @@ def _plain(path: Path) -> tuple[dict[str, Tensor], int]:
             }
             held[f"{stem}weight"] = unpacked(parts, Scheme.model_validate_json(described[SCHEME]))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError("folder", path, f"unreadable: {str(error).splitlines()[0]}", REMEDY) from error
+        raise InputError("folder", path, f"unreadable: {first_line(error)}", REMEDY) from error
     return held, len(stems)

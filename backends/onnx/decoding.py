@@ -23,6 +23,7 @@ from backends.onnx.timing import (
 )
 from backends.onnx.verification import Decoding, DecodingSpeed
 from backends.onnx.workload import session_feed
+from knowledge.faults import first_line
 from knowledge.values import RunFailed, Workload
 
 if TYPE_CHECKING:
@@ -72,9 +73,7 @@ class Decoder:
         try:
             found = self.session.run_with_ort_values(self.names, values | self._past)
         except Exception as error:  # the runtime's exception classes share no public base
-            raise RunFailed(
-                f"decoding failed at token {self.mask.shape[1]}: {str(error).splitlines()[0][:200]}"
-            ) from error
+            raise RunFailed(f"decoding failed at token {self.mask.shape[1]}: {first_line(error)[:200]}") from error
         self._past = {
             name.replace(PRESENT, PAST): value
             for name, value in zip(self.names, found, strict=True)
@@ -126,7 +125,7 @@ def read_in_two_parts(session: ort.InferenceSession, batch: Mapping[str, np.ndar
         past = {name.replace(PRESENT, PAST): array for name, array in first.items()}
         second = session.run(names[:1], completed({**past, **later}, session))[0]
     except Exception as error:  # the runtime's exception classes share no public base
-        raise RunFailed(f"with a cache, ONNX Runtime failed: {str(error).splitlines()[0][:200]}") from error
+        raise RunFailed(f"with a cache, ONNX Runtime failed: {first_line(error)[:200]}") from error
     return np.concatenate([first[names[0]], second], axis=1)
 
 

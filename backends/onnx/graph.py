@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from knowledge.faults import first_line
 from knowledge.files import write_bytes
 from knowledge.values import InputError, RunFailed
 
@@ -25,7 +26,9 @@ def load(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
     except (DecodeError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError("model", path, f"not a readable ONNX file ({_first_line(error)})", "export it again") from None
+        raise InputError(
+            "model", path, f"not a readable ONNX file ({first_line(error)[:120]})", "export it again"
+        ) from None
     if not len(model.graph.outputs):
         raise InputError("model", path, "not a readable ONNX file (it has no outputs)", "export it again")
     return model
@@ -47,11 +50,6 @@ def serialized(model: ir.Model, path: Path) -> bytes:
         raise RunFailed(f"{path}: the model takes {proto.ByteSize() / 1e9:.1f} GB, more than the 2 GB of one ONNX file")
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from backends.onnx import integer_sums
 from backends.onnx.cache_names import PAST
 from backends.onnx.options import TYPES, providers, session_options
+from knowledge.faults import first_line
 from knowledge.values import InputError, RunFailed
 
 Batch = dict[str, np.ndarray]
@@ -43,7 +44,7 @@ def open_session(
     try:
         return ort.InferenceSession(str(path), options, providers=providers(cuda))
     except Exception as error:  # the runtime's exception classes share no public base
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = first_line(error)[:200]
         if given:
             raise InputError("model", path, f"ONNX Runtime cannot load it ({reason})", "export it again") from error
         raise RunFailed(f"{path}: a file of our own making that ONNX Runtime cannot load ({reason})") from error
@@ -85,7 +86,7 @@ def session_predictor(session: ort.InferenceSession) -> Predict:
             return np.asarray(session.run([output], feed)[0])
         except Exception as error:  # as above
             shapes = ", ".join(f"{name} {list(feed[name].shape)}" for name in session_inputs(session))
-            reason = str(error).strip().splitlines()[0][:200]
+            reason = first_line(error)[:200]
             raise RunFailed(f"ONNX Runtime failed on {shapes}: {reason}") from error
 
     return predict

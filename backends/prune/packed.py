@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from backends.prune.packing import Array, Form, pack, parts_of, unpack
+from knowledge.faults import first_line
 from knowledge.files import disk_full, replacing
 from knowledge.values import InputError, Value
 
@@ -89,7 +90,7 @@ def read_packed(path: Path) -> Iterator[tuple[str, Tensor]]:
     except FileNotFoundError:
         raise InputError("packed", path, "no such file", "run the plan again") from None
     except (SafetensorError, OSError, ValueError) as error:
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
         raise InputError("packed", path, f"unreadable: {problem}", "fetch it again, or run the plan again") from error
 
 

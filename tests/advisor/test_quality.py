@@ -1,7 +1,5 @@
 """Losses by published figures and by measured chains: curves never fall, intervals are ordered, own rows move most."""
 
-import doctest
-
 import numpy as np
 import pytest
 
@@ -69,10 +67,6 @@ def family_of_rows(losses, name="channels", **params):
 
 
 # -- scale and curves ------------------------------------------------------------------------------
-
-
-def test_examples_in_the_docstrings_hold():
-    assert doctest.testmod(curves).failed == 0
 
 
 def test_the_scale_is_the_difference_for_small_losses_and_the_ratio_for_large_ones():
