@@ -12,7 +12,6 @@ language model, mostly to find nothing else than these.
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +22,8 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
+
+from backends.onnx.replaced import replaced
 
 aten = torch.ops.aten
 CHECKS = {
@@ -45,7 +46,6 @@ NAMES = {
 # composed of others in torch, which never leaves them whole; ONNX has them in the same meaning
 COMPOSED = {aten.expand_as.default, aten.flatten.using_ints, aten.reshape.default, aten.unflatten.int}
 VIEWS_UNSAID = {aten.dropout.default, aten.einsum.default, aten._unsafe_view.default}  # in their schemas
-ONE_AT_A_TIME = threading.RLock()
 
 Decompositions = Collection[Any]  # the operators that ONNX lacks
 Change = Callable[[Graph, Node], None]
@@ -68,12 +68,8 @@ def traced_once() -> Iterator[list[ExportedProgram]]:
         found: ExportedProgram = again(self, decomp_table, **more)
         return found
 
-    with ONE_AT_A_TIME:
-        ExportedProgram.run_decompositions = run_decompositions  # type: ignore[method-assign]
-        try:
-            yield spared
-        finally:
-            ExportedProgram.run_decompositions = again  # type: ignore[method-assign]
+    with replaced(ExportedProgram, "run_decompositions", lambda original: run_decompositions):
+        yield spared
 
 
 def make_functional(program: ExportedProgram, table: Decompositions) -> bool:
