@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from backends.onnx.recurrent import replace_lstms
 from backends.onnx.shared_heads import multiply_shared_heads
 from backends.onnx.strip import strip_model
 from backends.onnx.trace import Form, traced
+from knowledge.files import replacing
 from knowledge.values import Refusal, RunFailed, Workload
 
 if TYPE_CHECKING:
@@ -94,16 +94,14 @@ def _write_traced(model: LoadedModel, form: Form, path: Path, workload: Workload
     multiply_shared_heads(graph.graph)
     labels = label_values(graph, form.prefix)
     strip_model(graph)
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / "draft.onnx"
-        graphs.save(graph, draft)
+    with replacing(path) as draft:
+        draft.write_bytes(graphs.serialized(graph, path))
         check_axes(draft, form.inputs)
         batches = [_example(model, workload, shape) for shape in UNSEEN]
         batches.append(model.example(workload))
         check_parity(model, draft, batches, graph, labels)
         if form.past:
             check_cache(draft, batches[1])
-    graphs.save(graph, path)
 
 
 def _plain(model: LoadedModel) -> Form:
