@@ -19,7 +19,7 @@ demo: $(READY)
 	$(RUN)/advisor demo --out $(OUT)
 
 test: $(READY)
-	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not full"
+	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not full"
 
 test-full: $(READY)
 	$(RUN)/python -m pytest

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +15,30 @@ os.environ.setdefault("ADVISOR_DEVICE", "cpu")  # where tests put their inputs; 
 os.environ.pop("COLUMNS", None)  # outputs are compared: printed in the width of a pipe
 
 
+def pytest_collection_modifyitems(items):
+    """The long files in this folder first, so that no worker is left alone with one in the end."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent != here)
+
+
 @pytest.fixture(autouse=True, scope="session")
-def own_configuration(tmp_path_factory):
-    """Of fixtures that live longer than a test."""
+def session_configuration(tmp_path_factory):
+    """Of fixtures that modules share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADVISOR_CONFIG", str(tmp_path_factory.mktemp("config")))
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def module_configuration(session_configuration):
+    """Of fixtures that tests share: what they measure moves no other module's estimates."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADVISOR_CONFIG", f"{os.environ['ADVISOR_CONFIG']}/{next(NUMBERS)}")
+        yield
+
+
 @pytest.fixture(autouse=True)
-def fresh_configuration(own_configuration, monkeypatch):
+def fresh_configuration(module_configuration, monkeypatch):
     """What one test's runs measure moves no other test's estimates."""
     monkeypatch.setenv("ADVISOR_CONFIG", f"{os.environ['ADVISOR_CONFIG']}/{next(NUMBERS)}")
 

@@ -130,7 +130,13 @@ def _change(node: Node, table: Decompositions) -> Change | None:
 def _is_composed(op: OpOverload) -> bool:
     """Whether a second trace would take the operator apart, whatever the table says."""
     composite = op.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-    return bool(composite) and op not in torch.export.default_decompositions()
+    return bool(composite) and op not in _taken_apart()
+
+
+@cache
+def _taken_apart() -> Decompositions:
+    """torch gathers this table from every operator there is."""
+    return torch.export.default_decompositions()
 
 
 def _gives_its_input(node: Node) -> bool:
