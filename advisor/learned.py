@@ -153,6 +153,7 @@ class Learned:
         self.measured, self.scale, self.kin, self.compound = measured, scale, kin, compound
         self.curves = Curves(measured, scale, kin)
         self._bounds: dict[tuple[int, ...], tuple[float, float]] = {}
+        self._predicted: dict[tuple[StageKey, ...], float] = {}  # many models were measured with the same chains
 
     def knows(self, stages: Sequence[StageKey]) -> bool:
         """Whether every stage was measured on some model."""
@@ -160,6 +161,12 @@ class Learned:
 
     def predicted(self, stages: Sequence[StageKey]) -> float:
         """A chain's loss on the scale by the curves; what they do not know counts as nothing lost."""
+        chain = tuple(stages)
+        if chain not in self._predicted:
+            self._predicted[chain] = self._by_curves(chain)
+        return self._predicted[chain]
+
+    def _by_curves(self, stages: Sequence[StageKey]) -> float:
         values = [(self.curves.stage(s) or (0.0, 0.0))[0] for s in stages]
         if len(values) == 1:
             return values[0]

@@ -25,6 +25,8 @@ def unit_names(layers: LayerTable) -> list[str]:
 def whole_experts(layers: LayerTable, group_size: int) -> BoolColumn:
     """Stacks of experts whose rows, and those of the others in their block, divide into whole groups."""
     experts: BoolColumn = (layers.kind == "experts") & layers.owned
+    if not experts.any():
+        return experts
     names = np.array(unit_names(layers), dtype=object)
     uneven = set(names[experts & ((layers.inputs % group_size > 0) | (layers.rank > 0))])
     return experts & ~np.isin(names, list(uneven))
