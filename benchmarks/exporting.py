@@ -47,7 +47,7 @@ def _way(way: str) -> Iterator[None]:
     with ExitStack() as stack:
         if way == "long":
             stack.enter_context(patch("backends.onnx.export.traced_once", lambda: nullcontext([])))
-            stack.enter_context(patch("backends.onnx.trace.shortcuts", nullcontext))
+            stack.enter_context(patch("backends.onnx.export.shortcuts", nullcontext))
         yield
 
 

@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def session_configuration(tmp_path_factory):
-    """Of fixtures that modules share."""
+    """Where no module's is set yet."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADVISOR_CONFIG", str(tmp_path_factory.mktemp("config")))
         yield
@@ -31,7 +31,7 @@ def session_configuration(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def module_configuration(session_configuration):
-    """Of fixtures that tests share: what they measure moves no other module's estimates."""
+    """Of fixtures that a module's tests share: what they measure moves no other module's estimates."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADVISOR_CONFIG", f"{os.environ['ADVISOR_CONFIG']}/{next(NUMBERS)}")
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +21,10 @@ from backends.onnx.naming import name_by_parameters
 from backends.onnx.parity import label_values
 from backends.onnx.recurrent import replace_lstms
 from backends.onnx.shared_heads import multiply_shared_heads
+from backends.onnx.shortcuts import shortcuts
 from backends.onnx.strip import strip_model
 from backends.onnx.trace import Form, traced
-from knowledge.files import replacing
+from knowledge.files import copy_file
 from knowledge.values import Refusal, RunFailed, Workload
 
 if TYPE_CHECKING:
@@ -76,8 +78,8 @@ def _on_the_cpu(model: LoadedModel) -> Iterator[None]:
 
 
 def _write(model: LoadedModel, form: Form, path: Path, workload: Workload) -> None:
-    """Trace once where that suffices, and a second time where it does not, or comes to nothing."""
-    with traced_once() as spared:
+    """Trace once where that suffices; a second time, and by no shortcuts, where it does not, or comes to nothing."""
+    with shortcuts(), traced_once() as spared:
         try:
             return _write_traced(model, form, path, workload)
         except RunFailed:
@@ -94,14 +96,16 @@ def _write_traced(model: LoadedModel, form: Form, path: Path, workload: Workload
     multiply_shared_heads(graph.graph)
     labels = label_values(graph, form.prefix)
     strip_model(graph)
-    with replacing(path) as draft:
-        draft.write_bytes(graphs.serialized(graph, path))
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "draft.onnx"
+        graphs.save(graph, draft)
         check_axes(draft, form.inputs)
         batches = [_example(model, workload, shape) for shape in UNSEEN]
         batches.append(model.example(workload))
         check_parity(model, draft, batches, graph, labels)
         if form.past:
             check_cache(draft, batches[1])
+        copy_file(draft, path)
 
 
 def _plain(model: LoadedModel) -> Form:

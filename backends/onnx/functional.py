@@ -55,20 +55,21 @@ Change = Callable[[Graph, Node], None]
 def traced_once() -> Iterator[list[ExportedProgram]]:
     """Exports need no second trace where `make_functional` suffices; yields the programs for which it was to."""
     spared: list[ExportedProgram] = []
-    again = ExportedProgram.run_decompositions
 
-    def run_decompositions(
-        self: ExportedProgram, decomp_table: dict[Any, Any] | None = None, **more: Any
-    ) -> ExportedProgram:
-        if decomp_table is not None and not more:
-            spared.append(self)
-            if make_functional(self, decomp_table):
-                return self
-            spared.pop()
-        found: ExportedProgram = again(self, decomp_table, **more)
-        return found
+    def sparing(again: Callable[..., ExportedProgram]) -> Callable[..., ExportedProgram]:
+        def run_decompositions(
+            self: ExportedProgram, decomp_table: dict[Any, Any] | None = None, **more: Any
+        ) -> ExportedProgram:
+            if decomp_table is not None and not more:
+                spared.append(self)
+                if make_functional(self, decomp_table):
+                    return self
+                spared.pop()
+            return again(self, decomp_table, **more)
 
-    with replaced(ExportedProgram, "run_decompositions", lambda original: run_decompositions):
+        return run_decompositions
+
+    with replaced(ExportedProgram, "run_decompositions", sparing):
         yield spared
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from backends.onnx import graph as graphs
 from backends.onnx.export_checks import TOLERANCE, difference
 from backends.onnx.session import open_session, session_predictor
-from knowledge.files import write_bytes
+from knowledge.files import copy_file
 from knowledge.values import Workload
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def refill(file: Path, original: nn.Module, changed: LoadedModel, out: Path, wor
     if not _all_filled(moved, filled, after):
         return False
     with tempfile.TemporaryDirectory() as folder:
-        draft, data = Path(folder) / "draft.onnx", graphs.serialized(model, out)
-        draft.write_bytes(data)
+        draft = Path(folder) / "draft.onnx"
+        graphs.save(model, draft)
         if not _agrees(changed, draft, workload):
             return False
-    write_bytes(out, data)
+        copy_file(draft, out)
     return True
 
 

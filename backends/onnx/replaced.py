@@ -1,4 +1,4 @@
-"""A method of a library, replaced while an export lasts: its parts that cannot be chosen otherwise."""
+"""A part of a library, replaced while an export lasts, where it cannot be chosen otherwise."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ONE_AT_A_TIME = threading.RLock()  # what is replaced is replaced for every thre
 
 
 @contextmanager
-def replaced(owner: type, name: str, make: Callable[[Callable[..., Any]], Any]) -> Iterator[None]:
+def replaced(owner: type, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
     """While open, `owner.name` is what `make` makes of it; unchanged where this version of the library has none."""
-    original = owner.__dict__.get(name)
-    if original is None:
-        yield
-        return
     with ONE_AT_A_TIME:
+        original = owner.__dict__.get(name)
+        if original is None:
+            yield
+            return
         setattr(owner, name, make(original))
         try:
             yield

@@ -1,57 +1,78 @@
-"""torch's ONNX exporter without the work that it does again and again; what it writes stays the same.
+"""torch's ONNX exporter without the work that it does again and again; the files stay the same.
 
-    registry of operators    parsed from source for each export    ─► once
-    promotion of types       every operator run on its symbols     ─► those that get another type
-    rewrite rules            each tried at every node              ─► at nodes of its operator
+    signatures of operators    parsed from source for each export    ─► once
+    promotion of types         every operator run on its symbols     ─► those that get another type
+    rewrite rules              each tried at every node              ─► at nodes of its operator
 
-Together about a third of an export. A rule with two outputs takes the whole graph in hand at each node, whatever its
-operator: what that took grew with the square of the model's depth.
+They were half of a small model's export and a third of a language model's. A rule with two outputs lists the whole
+graph at each node, whatever its operator: what that took grew with the square of the model's depth.
+Sizes that depend on data (`nonzero`) get other names than in the long run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from importlib import import_module
 from typing import Any
 
-from onnxscript.rewriter import RewriteRule
 from torch.fx import Interpreter, Node
-from torch.onnx._internal.exporter._registration import ONNXRegistry
-from torch.onnx._internal.fx.passes import type_promotion
 
 from backends.onnx.replaced import replaced
+
+Method = Callable[..., Any]
 
 
 @contextmanager
 def shortcuts() -> Iterator[None]:
-    """Exports take less time while open."""
+    """Exports take less time while open; as long as before where the libraries' versions have other insides."""
     with ExitStack() as stack:
-        stack.enter_context(replaced(ONNXRegistry, "from_torchlib", _parsed_once))
-        stack.enter_context(replaced(type_promotion._TypePromotionInterpreter, "run_node", _running_what_changes))
-        stack.enter_context(replaced(RewriteRule, "try_rewrite", _at_its_operator))
+        for owner, name, make in parts():
+            stack.enter_context(replaced(owner, name, make))
         yield
 
 
-def _parsed_once(original: Any) -> Any:
-    """The registry for an opset is kept; exports only read it."""
-    return staticmethod(partial(_registry, original.__func__))
+def parts() -> Iterator[tuple[type, str, Callable[[Any], Any]]]:
+    """What is replaced: a class, its method, and what makes the new one of the old one."""
+    promotion = "torch.onnx._internal.fx.passes.type_promotion"
+    if found := _class("onnxscript", "TracedOnnxFunction"):
+        yield found, "function_ir", _kept
+    if found := _class(promotion, "_TypePromotionInterpreter", "_set_current_node", "_maybe_promote_node"):
+        yield found, "run_node", _running_what_changes
+    if found := _class("onnxscript.rewriter", "RewriteRule"):
+        yield found, "try_rewrite", _at_its_operator
 
 
-@cache
-def _registry(parse: Callable[..., ONNXRegistry], *opset: int, **named: int) -> ONNXRegistry:
-    return parse(ONNXRegistry, *opset, **named)
+def _class(module: str, name: str, *methods: str) -> type | None:
+    """A class of a library; None where this version has none, or none with these methods."""
+    try:
+        found: type = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        return None
+    return found if all(hasattr(found, method) for method in methods) else None
 
 
-def _running_what_changes(original: Callable[..., Any]) -> Callable[..., Any]:
+def _kept(original: property) -> property:
+    """What a function's source says of it is kept beside the function."""
+
+    def get(self: Any) -> Any:
+        if "_kept" not in self.__dict__:
+            self.__dict__["_kept"] = original.__get__(self)
+        return self.__dict__["_kept"]
+
+    return property(get)
+
+
+def _running_what_changes(original: Method) -> Method:
     """Operators whose inputs keep their types give what the trace has seen them give."""
+    from torch.onnx._internal.fx.passes.type_promotion import get_type_promotion_rule
 
     def run_node(self: Any, node: Node) -> Any:
         if node.op != "call_function" or "val" not in node.meta:
             return original(self, node)
         before = node.target, node.args, node.kwargs
         with self._set_current_node(node):
-            if rule := type_promotion.get_type_promotion_rule(node, self.type_promotion_table):
+            if rule := get_type_promotion_rule(node, self.type_promotion_table):
                 self._maybe_promote_node(node, rule)
         if (node.target, node.args, node.kwargs) == before:
             return node.meta["val"]
@@ -60,13 +81,14 @@ def _running_what_changes(original: Callable[..., Any]) -> Callable[..., Any]:
     return run_node
 
 
-def _at_its_operator(original: Callable[..., Any]) -> Callable[..., Any]:
+def _at_its_operator(original: Method) -> Method:
     """A rule whose pattern ends in an operator is not tried where another one stands."""
 
     def try_rewrite(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
-        last = self._target_pattern.output_nodes[0].op_identifier()
-        if last is not None and last[:2] != (node.domain, node.op_type):
-            return None
+        if type(self._matcher).__name__ == "SimplePatternMatcher":  # which begins at the first of the ends
+            operator = self._target_pattern.output_nodes[0].op_identifier()
+            if operator is not None and operator[:2] != (node.domain, node.op_type):
+                return None
         return original(self, model, graph, node, **options)
 
     return try_rewrite

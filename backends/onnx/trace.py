@@ -18,7 +18,6 @@ from torch import nn
 
 from backends.onnx import graph as graphs
 from backends.onnx.cache_names import PAST
-from backends.onnx.shortcuts import shortcuts
 from knowledge.values import RunFailed
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def traced(form: Form, example: Mapping[str, np.ndarray]) -> ir.Model:
     args = tuple(torch.from_numpy(example[spec.name]) for spec in form.inputs)
     # with a cache, operators on its many symbols are sooner made again than found among those kept
     kept = torch._dynamo.config.patch(fake_tensor_cache_enabled=not form.past)
-    with _silence(), torch.no_grad(), kept, shortcuts():
+    with _silence(), torch.no_grad(), kept:
         try:
             program = torch.onnx.export(
                 form.wrapper,

@@ -74,7 +74,7 @@ LearningRate = Annotated[float, Field(gt=0), Range(3e-5, 3e-3, log=True)]
 class Technique(BaseModel):
     """Base of all techniques. A field annotated with Range or Choices is searched; any other is set by plans only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: ClassVar[str]
     family: ClassVar[Family]

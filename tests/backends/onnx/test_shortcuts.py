@@ -1,5 +1,6 @@
 """Exports by shortcuts write the bytes that they write without, whatever the exporter has to do."""
 
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -7,16 +8,18 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnxscript import rewriter
+from onnxscript._internal.converter import Converter
 from onnxscript.rewriter import RewriteRule
 from torch import nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from backends.onnx.export import export
 from backends.onnx.replaced import replaced
-from backends.onnx.shortcuts import shortcuts
+from backends.onnx.shortcuts import parts, shortcuts
 from knowledge.values import RunFailed, Workload
 
 WORKLOAD = Workload(seq_len=12, threads=1)
+PROMOTION = "torch.onnx._internal.fx.passes.type_promotion"
 
 
 class OfManyTypes(nn.Module):
@@ -42,39 +45,94 @@ class Padded(nn.Module):
         return self.layers(pixels).flatten(1)
 
 
+class Branching(nn.Module):
+    """A choice of two graphs, each of which promotes types."""
+
+    def forward(self, pixels):
+        means = pixels.mean((1, 2, 3))
+        return torch.cond(means.sum() > 0, lambda x: x * torch.ones(3, dtype=torch.int64).sum(), lambda x: -x, (means,))
+
+
+OWN = {"types": OfManyTypes, "padded": Padded, "branches": Branching}
+
+
 def sample(kind, small):
-    if kind in ("types", "padded"):
-        return replace(small.cnn(), module=(OfManyTypes() if kind == "types" else Padded()).eval())
+    if kind in OWN:
+        return replace(small.cnn(), module=OWN[kind]().eval())
     return small.transformer(kind, blocks=2)
 
 
-@pytest.mark.parametrize("kind", ["types", "padded", "llama", "mixtral", "bert"])
+@pytest.mark.parametrize("kind", ["types", "padded", "branches", "llama", "mixtral", "bert"])
 def test_the_bytes_are_those_of_the_long_way(kind, small, tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = sample(kind, small)
     export(model, tmp_path / "short.onnx", WORKLOAD)
-    monkeypatch.setattr("backends.onnx.trace.shortcuts", nullcontext)
+    monkeypatch.setattr("backends.onnx.export.shortcuts", nullcontext)
     export(model, tmp_path / "long.onnx", WORKLOAD)
     assert (tmp_path / "short.onnx").read_bytes() == (tmp_path / "long.onnx").read_bytes()
 
 
 def test_the_sample_of_many_types_needs_promotions(small, tmp_path, monkeypatch):
     model = sample("types", small)
-    monkeypatch.setattr("backends.onnx.shortcuts.type_promotion.get_type_promotion_rule", lambda node, table: None)
+    monkeypatch.setattr(f"{PROMOTION}.get_type_promotion_rule", lambda node, table: None)
     with pytest.raises(RunFailed, match="Type"):
         export(model, tmp_path / "unpromoted.onnx", WORKLOAD)
 
 
-def test_registries_are_parsed_once_and_libraries_are_left_as_they_were():
-    parts = [(ONNXRegistry, "from_torchlib"), (RewriteRule, "try_rewrite")]
-    before = [owner.__dict__[name] for owner, name in parts]
+def standing():
+    return [owner.__dict__[name] for owner, name, _ in parts()]
+
+
+def test_all_parts_are_replaced_and_come_back_also_after_an_error_inside_another():
+    before = standing()
+    assert len(before) == 3
     with shortcuts():
-        first, second = (ONNXRegistry().from_torchlib(opset_version=18) for _ in range(2))
-        assert first is second
-        assert ONNXRegistry.from_torchlib(opset_version=20).opset_version == 20
-        assert [owner.__dict__[name] for owner, name in parts] != before
-    assert [owner.__dict__[name] for owner, name in parts] == before
-    assert ONNXRegistry.from_torchlib(opset_version=18) is not first
+        assert all(now is not then for now, then in zip(standing(), before, strict=True))
+        with pytest.raises(ValueError, match="inside"), shortcuts():
+            raise ValueError("inside")
+        assert all(now is not then for now, then in zip(standing(), before, strict=True))
+    assert all(now is then for now, then in zip(standing(), before, strict=True))
+
+
+def test_threads_leave_the_libraries_as_they_were():
+    before, open_, close = standing(), threading.Event(), threading.Event()
+
+    def first():
+        with shortcuts():
+            open_.set()
+            close.wait(60)
+
+    def second():
+        with shortcuts():
+            pass
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    threads[0].start()
+    assert open_.wait(60)
+    threads[1].start()  # waits for the first
+    threads[1].join(0.2)
+    assert threads[1].is_alive()
+    close.set()
+    for thread in threads:
+        thread.join(60)
+    assert all(now is then for now, then in zip(standing(), before, strict=True))
+
+
+def test_sources_are_parsed_once(monkeypatch):
+    parsed = []
+    translate = Converter.translate_function_signature
+    monkeypatch.setattr(
+        Converter, "translate_function_signature", lambda self, tree: parsed.append(tree) or translate(self, tree)
+    )
+    functions = []
+    for _ in range(2):
+        parsed.clear()
+        with shortcuts():
+            functions.append(ONNXRegistry.from_torchlib().functions.keys())
+    assert functions[0] == functions[1]
+    assert not parsed
+    ONNXRegistry.from_torchlib()
+    assert len(parsed) > 100
 
 
 STEPS = """<ir_version: 8, opset_import: ["": 18]> steps (float[N, 4] x) => (float[N, 4] y) {
@@ -117,9 +175,3 @@ def test_rules_are_tried_at_their_operators_only_and_all_that_fit_are_applied():
 def test_what_a_library_does_not_have_is_not_replaced():
     with replaced(ONNXRegistry, "no_such_method", lambda original: None):
         assert not hasattr(ONNXRegistry, "no_such_method")
-
-
-def test_what_was_replaced_comes_back_after_an_error():
-    with pytest.raises(ValueError, match="inside"), shortcuts():
-        raise ValueError("inside")
-    assert RewriteRule.try_rewrite.__module__.startswith("onnxscript")
