@@ -110,7 +110,7 @@ assert not found, found
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_recommend_takes_little_longer_than_its_libraries_take_to_load():
+def test_recommend_starts_about_as_fast_as_its_libraries():
     libraries = "import click, pydantic, networkx, yaml, rich, numpy; pydantic.create_model('Any')"  # loaded when used
     base = [sys.executable, "-c", libraries]
     ours = [sys.executable, "cli.py", "recommend", "--arch", "transformer", "--target", "mobile"]
@@ -120,7 +120,7 @@ def test_recommend_takes_little_longer_than_its_libraries_take_to_load():
             before = cpu_seconds()
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             seconds[name].append(cpu_seconds() - before)
-    assert statistics.median(seconds["ours"]) <= 2.5 * statistics.median(seconds["base"]), seconds  # 1.7 when idle
+    assert statistics.median(seconds["ours"]) <= 2 * statistics.median(seconds["base"]), seconds
 
 
 def cpu_seconds():

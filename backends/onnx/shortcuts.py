@@ -4,9 +4,8 @@
     promotion of types         every operator run on its symbols     ─► those that get another type
     rewrite rules              each tried at every node              ─► at nodes of its operator
 
-They were half of a small model's export and a third of a language model's. A rule with two outputs lists the whole
-graph at each node, whatever its operator: what that took grew with the square of the model's depth.
-Sizes that depend on data (`nonzero`) get other names than in the long run.
+A rule with two outputs lists the whole graph at each node, whatever its operator: what that takes grows with the square
+of the model's depth. Sizes that depend on data (`nonzero`) get other names. benchmarks/exporting.py measures the gain.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from backends.onnx.replaced import replaced
 
@@ -70,13 +69,10 @@ def _running_what_changes(original: Method) -> Method:
     def run_node(self: Any, node: Node) -> Any:
         if node.op != "call_function" or "val" not in node.meta:
             return original(self, node)
-        before = node.target, node.args, node.kwargs
         with self._set_current_node(node):
             if rule := get_type_promotion_rule(node, self.type_promotion_table):
-                self._maybe_promote_node(node, rule)
-        if (node.target, node.args, node.kwargs) == before:
-            return node.meta["val"]
-        return Interpreter.run_node(self, node)
+                self._maybe_promote_node(node, rule)  # which runs what it changes
+        return node.meta["val"]
 
     return run_node
 
@@ -85,8 +81,9 @@ def _at_its_operator(original: Method) -> Method:
     """A rule whose pattern ends in an operator is not tried where another one stands."""
 
     def try_rewrite(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
-        if type(self._matcher).__name__ == "SimplePatternMatcher":  # which begins at the first of the ends
-            operator = self._target_pattern.output_nodes[0].op_identifier()
+        matcher: Any = getattr(self, "_matcher", None)
+        if type(matcher).__name__ == "SimplePatternMatcher":  # which begins at the first of the ends
+            operator = matcher.pattern.output_nodes[0].op_identifier()
             if operator is not None and operator[:2] != (node.domain, node.op_type):
                 return None
         return original(self, model, graph, node, **options)

@@ -13,9 +13,11 @@ from onnxscript.rewriter import RewriteRule
 from torch import nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+import backends.onnx.export as exporting
 from backends.onnx.export import export
 from backends.onnx.replaced import replaced
 from backends.onnx.shortcuts import parts, shortcuts
+from backends.onnx.trace import traced
 from knowledge.values import RunFailed, Workload
 
 WORKLOAD = Workload(seq_len=12, threads=1)
@@ -65,9 +67,11 @@ def sample(kind, small):
 @pytest.mark.parametrize("kind", ["types", "padded", "branches", "llama", "mixtral", "bert"])
 def test_the_bytes_are_those_of_the_long_way(kind, small, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    model = sample(kind, small)
+    model, traces = sample(kind, small), []
+    monkeypatch.setattr(exporting, "traced", lambda *given: traces.append(given) or traced(*given))
     export(model, tmp_path / "short.onnx", WORKLOAD)
-    monkeypatch.setattr("backends.onnx.export.shortcuts", nullcontext)
+    assert len(traces) == 1  # it was not exported once more without them
+    monkeypatch.setattr(exporting, "shortcuts", nullcontext)
     export(model, tmp_path / "long.onnx", WORKLOAD)
     assert (tmp_path / "short.onnx").read_bytes() == (tmp_path / "long.onnx").read_bytes()
 
