@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from backends.layer_kinds import is_pretrained
 from backends.models import InputSpec, LoadedModel, one_output
 from backends.recognize import family, subfamily
 from backends.tasks import import_named
@@ -42,7 +43,7 @@ def load_factory(source: str, task: str | None, arch: str | None) -> LoadedModel
     module, example = made if pair else (made, getattr(made, "example_inputs", None))
     if not isinstance(module, nn.Module):
         raise InputError("model", source, f"returned {type(module).__name__}, not a torch module", CONTRACT)
-    if example is None and _is_transformers(module):
+    if example is None and is_pretrained(module):
         return _transformers_model(module, source, task, arch)
     return describe(module.eval(), _arrays(example, source), source, task, arch)
 
@@ -117,12 +118,6 @@ def _task(inputs: tuple[InputSpec, ...], result: Tensor, source: str) -> str:
     if result.dim() == 2:
         return "text-classification" if tokens else "image-classification" if 4 in ranks else "sequence-classification"
     raise InputError("task", source, f"unclear from an output of shape {list(result.shape)}", "add --task")
-
-
-def _is_transformers(module: nn.Module) -> bool:
-    from transformers import PreTrainedModel
-
-    return isinstance(module, PreTrainedModel)
 
 
 def _transformers_model(module: nn.Module, source: str, task: str | None, arch: str | None) -> LoadedModel:

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from transformers.pytorch_utils import Conv1D
 
+from backends.layer_kinds import is_dense
 from backends.models import LoadedModel
-from backends.surgery import FactoredLinear, is_norm
+from backends.surgery import FactoredLinear, dense_weight, is_norm
 from backends.watch import Seen, watched
 from knowledge.formats import stored_as
 from knowledge.layers import LayerTable
@@ -96,8 +96,8 @@ def _module_rows(path: str, module: nn.Module, seen: Seen) -> Iterator[tuple[Row
     positions = seen.positions.get(path, 0.0)
     if isinstance(module, FactoredLinear):
         yield _factored_row(path, module, positions, seen), None
-    elif isinstance(module, nn.Linear | Conv1D):
-        outputs, inputs = module.weight.shape if isinstance(module, nn.Linear) else module.weight.shape[::-1]
+    elif is_dense(module):
+        outputs, inputs = dense_weight(module).shape
         yield _row(path, "linear", outputs, inputs, [module.bias], positions=positions), module.weight
     elif isinstance(module, _ConvNd):
         yield _conv_row(path, module, positions), module.weight

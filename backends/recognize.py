@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, cast, get_args
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from backends.layer_kinds import is_dense
 from knowledge.layers import Family
 from knowledge.tasks import check_told
 from knowledge.values import InputError
@@ -30,7 +30,7 @@ def has_attention(module: nn.Module) -> bool:
         if isinstance(part, nn.MultiheadAttention):
             return True
         if "attention" in type(part).__name__.lower():
-            projections = [p for p in part.modules() if isinstance(p, nn.Linear | Conv1D)]
+            projections = [p for p in part.modules() if is_dense(p)]
             if len(projections) >= 2:  # squeeze-and-excite blocks call themselves attention, but hold convolutions
                 return True
     return False

@@ -20,11 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from transformers.pytorch_utils import Conv1D
 
+from backends.layer_kinds import is_conv1d, is_dense
 from knowledge.values import Shape
-
-DENSE = (nn.Linear, Conv1D)
 
 
 class FactoredLinear(nn.Module):
@@ -55,12 +53,6 @@ class Axes:
     inputs: int | None = None
 
 
-WEIGHT_AXES: tuple[tuple[type[nn.Module], Axes], ...] = (
-    (nn.Linear, Axes(0, 1)),
-    (_ConvNd, Axes(0, 1)),
-    (Conv1D, Axes(1, 0)),
-    (nn.Embedding, Axes(0, 1)),
-)
 # attributes by which modules report their sizes
 OUTPUT_SIZES = ("out_features", "out_channels", "nf", "num_features", "num_embeddings")
 INPUT_SIZES = ("in_features", "in_channels", "nx", "embedding_dim")
@@ -74,9 +66,10 @@ def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
 
 def weight_axes(module: nn.Module) -> Axes:
     """Where the outputs and inputs of a module's weight lie; one-dimensional weights (norms) have outputs only."""
-    for kind, axes in WEIGHT_AXES:
-        if isinstance(module, kind):
-            return axes
+    if is_conv1d(module):
+        return Axes(1, 0)
+    if isinstance(module, nn.Linear | nn.Embedding | _ConvNd):
+        return Axes(0, 1)
     weight = getattr(module, "weight", None)
     return Axes(0, 1) if weight is not None and weight.dim() == 2 else Axes(0, None)
 
@@ -158,7 +151,7 @@ def select_hidden(module: nn.RNNBase, hidden: Tensor, inputs: Tensor | None = No
 
 def dense_weight(module: nn.Module) -> Tensor:
     """A dense layer's weight as [out, in], whichever way the module stores it."""
-    return module.weight.t() if isinstance(module, Conv1D) else module.weight  # type: ignore[return-value]
+    return module.weight.t() if is_conv1d(module) else module.weight  # type: ignore[operator, return-value]
 
 
 def factored(module: nn.Module, down: Tensor, up: Tensor) -> FactoredLinear:
@@ -175,7 +168,7 @@ def factored(module: nn.Module, down: Tensor, up: Tensor) -> FactoredLinear:
 
 def empty_factors(module: nn.Module, rank: int) -> FactoredLinear:
     """A factored layer of the module's size with arbitrary weights; raises TypeError on anything but a dense layer."""
-    if not isinstance(module, DENSE):
+    if not is_dense(module):
         raise TypeError(f"{type(module).__name__} is no dense layer")
     weight = dense_weight(module)
     outputs, inputs = weight.shape

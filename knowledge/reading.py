@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -77,23 +78,30 @@ def files(folder: Path) -> list[Path]:
         raise InputError(folder.name, folder, problem, "make it a folder that can be read") from None
 
 
-def read(path: Path, kind: Kind[Entry]) -> list[Placed]:
+def read(path: Path, kind: Kind[Entry]) -> Sequence[Placed]:
     """The checked entries of one file. Raises InputError."""
     try:
         data = path.read_bytes()
-        file = parsed(data)
     except FileNotFoundError:
         raise InputError(kind.name.removesuffix("s"), path, "no such file", "check the path") from None
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise InputError(kind.name, path, problem, "make it readable, or move it away") from None
+    return _checked(path, kind, data)
+
+
+@lru_cache(maxsize=256)  # a plan, a trial and a report each ask for all knowledge again
+def _checked(path: Path, kind: Kind[Entry], data: bytes) -> tuple[Placed, ...]:
+    """The entries of a file that holds these bytes; they are frozen, so that all who read it may share them."""
+    try:
+        file = parsed(data)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}", "", "is not UTF-8", "save the file as UTF-8 text") from None
     except NotYaml as error:
         raise InputError(f"{path}:{error.line}", error.value, error.problem, error.remedy) from None
     reader = _Reader(path, kind, data, file)
-    return reader.list() if kind.listed else [reader.single()]
+    return tuple(reader.list()) if kind.listed else (reader.single(),)
 
 
 @dataclass(frozen=True)

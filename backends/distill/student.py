@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from backends.blocks import drop_blocks, find_blocks
 from backends.distill.inherit import inherited
+from backends.layer_kinds import is_pretrained
 from backends.locate import located
 from backends.models import LoadedModel
 from backends.seeds import seeded
@@ -69,7 +69,7 @@ def skeleton(model: LoadedModel, shape: StudentShape) -> nn.Module:
     """
     if shape.width is not None:
         return copy.deepcopy(model.module)
-    if isinstance(model.module, PreTrainedModel):
+    if is_pretrained(model.module):
         return _configured(model, shape)
     module = copy.deepcopy(model.module)
     _drop(module, shape.blocks)
@@ -87,7 +87,7 @@ def transformer_student(
     cut = copy.deepcopy(model.module)
     _drop(cut, shape.blocks)
     shapes = inherited(cut, layers, target)
-    if not isinstance(model.module, PreTrainedModel):
+    if not is_pretrained(model.module):
         _set_attributes(cut, model.info, facts_of(model.info, shape))
         return cut, shapes
     student = _configured(model, shape)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from backends.context import Context
+from backends.layer_kinds import is_dense
 from backends.models import LoadedModel
 from backends.structure import changed
-from backends.surgery import DENSE, dense_weight, factored, replace_module
+from backends.surgery import dense_weight, factored, replace_module
 from knowledge.techniques.factorize import Svd
 from knowledge.values import Decision, Refusal
 
@@ -114,7 +115,7 @@ def _not_replaceable(root: nn.Module, path: str) -> str | None:
     if isinstance(owner, nn.MultiheadAttention | nn.TransformerEncoderLayer):
         return f"{type(owner).__name__} reads its weights without calling it"
     module = getattr(owner, name)
-    return None if isinstance(module, DENSE) else f"is a {type(module).__name__}"
+    return None if is_dense(module) else f"is a {type(module).__name__}"
 
 
 def _refusal(technique: Svd, observed: str, required: str) -> Refusal:

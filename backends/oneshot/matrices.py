@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backends.layer_kinds import is_dense
 from backends.locate import Located, located
 from backends.oneshot.unfold import as_matrix, from_matrix, unfolded, unfolds
 from backends.oneshot.whole import Whole
@@ -141,11 +142,6 @@ def watched(block: nn.Module, config: Any, see: See) -> Iterator[None]:
             one._experts_implementation = how
         if before:
             ALL_EXPERTS_FUNCTIONS.pop(OBSERVED)
-
-
-def is_dense(module: nn.Module) -> bool:
-    """A layer that multiplies its one input by one matrix."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def _experts(see: See) -> Callable[..., Tensor]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 import torch
-import torch._dynamo.config
 from torch import nn
 
 from backends.onnx import graph as graphs
@@ -43,6 +42,8 @@ class Form:
 
 def traced(form: Form, example: Mapping[str, np.ndarray]) -> ir.Model:
     """The module's graph, for any sizes of the axes that its inputs name. Raises RunFailed where the exporter fails."""
+    from torch._dynamo import config  # a second of imports, spared where every file comes from the store
+
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in form.inputs
@@ -52,7 +53,7 @@ def traced(form: Form, example: Mapping[str, np.ndarray]) -> ir.Model:
     example = _with_past(form, example) if form.past else example
     args = tuple(torch.from_numpy(example[spec.name]) for spec in form.inputs)
     # with a cache, operators on its many symbols are sooner made again than found among those kept
-    kept = torch._dynamo.config.patch(fake_tensor_cache_enabled=not form.past)
+    kept = config.patch(fake_tensor_cache_enabled=not form.past)
     with _silence(), torch.no_grad(), kept:
         try:
             program = torch.onnx.export(

@@ -9,15 +9,14 @@ digits-vit    pixels ─► 16 patches of 2×2 ─► transformer blocks ─► 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
@@ -30,6 +29,7 @@ from backends.models import InputSpec, LoadedModel
 from backends.zoo.networks import DepthwiseNet, DigitsLSTM, DigitsViT, ResidualNet
 from knowledge.files import replacing
 from knowledge.layers import ModelInfo
+from knowledge.places import cache_folder
 
 VERSION = 1  # of what a recipe does not say: raise it when training or the networks' mathematics change
 CLASSES = 10
@@ -68,11 +68,9 @@ _FACTS: dict[str, dict[str, Any]] = {
 @cache
 def digits_splits() -> dict[str, Split]:
     """The digits in four parts with equal shares of every class; always the same: the models learned one of them."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = (digits.images / 16).astype(np.float32)[:, None]  # [1797, 1, 8, 8], 0…1
-    labels = digits.target.astype(np.int64)
+    rows = _digits()
+    images = (rows[:, :-1] / 16).astype(np.float32).reshape(-1, *IMAGE)  # 0…1
+    labels = rows[:, -1].astype(np.int64)
     # deal each class's shuffled samples out evenly: position within its class, then class
     rng = np.random.default_rng(0)
     order = rng.permutation(len(labels))
@@ -88,6 +86,22 @@ def digits_splits() -> dict[str, Split]:
     }
 
 
+def _digits() -> np.ndarray:
+    """scikit-learn's digits, [1797, 65]: 64 pixels of 0…16 and the digit.
+
+    Its file is read where it lies; importing the library takes a hundred times as long.
+    """
+    library = find_spec("sklearn")
+    if library and library.origin:
+        file = Path(library.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
+
+
 def digits_data(name: str) -> Data:
     """The four splits in the form that the model takes: images, or rows as a sequence."""
     splits = digits_splits()
@@ -100,7 +114,7 @@ def load_digits_model(name: str) -> LoadedModel:
     """A digits model with its trained weights, from the cache or trained now."""
     with torch.random.fork_rng(devices=[]):  # building draws random weights
         network = _RECIPES[name].network().eval()
-    network.load_state_dict(_weights(name))
+    network.load_state_dict(_weights(name, network))
     recurrent = name == "digits-lstm"
     info = ModelInfo(
         name=name,
@@ -114,15 +128,9 @@ def load_digits_model(name: str) -> LoadedModel:
     return LoadedModel(network, info, (ROWS if recurrent else PIXELS,), "tensor", f"zoo:{name}")
 
 
-def cache_folder() -> Path:
-    """Where trained zoo models are kept: $ADVISOR_CACHE/zoo, else the user's cache folder."""
-    root = os.environ.get("ADVISOR_CACHE") or platformdirs.user_cache_dir("advisor")
-    return Path(root) / "zoo"
-
-
-def _weights(name: str) -> dict[str, torch.Tensor]:
+def _weights(name: str, untrained: nn.Module) -> dict[str, torch.Tensor]:
     """Trained weights; one process trains, others wait for it. A damaged cache file is replaced."""
-    path = cache_folder() / f"{name}-{_key(_RECIPES[name])}.safetensors"
+    path = cache_folder() / "zoo" / f"{name}-{_key(_RECIPES[name], untrained)}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.is_file():
@@ -136,10 +144,9 @@ def _weights(name: str) -> dict[str, torch.Tensor]:
         return state
 
 
-def _key(recipe: Recipe) -> str:
+def _key(recipe: Recipe, network: nn.Module) -> str:
     """Changes with anything that would give other weights: recipe, shapes, version, and the split that is learned."""
-    with torch.device("meta"):
-        shapes = {k: tuple(v.shape) for k, v in recipe.network().state_dict().items()}
+    shapes = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     told = f"{VERSION} {recipe.epochs} {recipe.rate} {recipe.batch} {recipe.shifts} {PARTS} {shapes}"
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 

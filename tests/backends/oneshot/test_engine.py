@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from backends.blocks import find_blocks
+from backends.layer_kinds import is_dense
 from backends.models import load
 from backends.oneshot.blocks import enter
 from backends.oneshot.engine import chosen_matrices, compress
-from backends.oneshot.matrices import is_dense, watched
+from backends.oneshot.matrices import watched
 from backends.oneshot.methods import gptq_method, magnitude_method, rounding_method, sparsegpt_method, wanda_method
 from backends.zoo.stdlib import token_windows
 from knowledge.values import InputError
