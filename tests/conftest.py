@@ -1,5 +1,6 @@
 """Tests neither read nor write the user's own configuration and evidence; what tests of bad input start from."""
 
+import functools
 import itertools
 import os
 import shutil
@@ -45,10 +46,25 @@ def fresh_configuration(module_configuration, monkeypatch):
 
 @pytest.fixture(scope="session")
 def stages(tmp_path_factory):
-    """Results that tests of different modules share: an embedded language model is exported once."""
+    """Results that tests of all modules and workers share."""
     from backends.store import Store
 
-    return Store(tmp_path_factory.mktemp("stages"))
+    base = tmp_path_factory.getbasetemp()
+    return Store((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "stages")
+
+
+@pytest.fixture(scope="session")
+def embedded(stages):
+    """A function from an embedded model's name to its pipeline: the model is exported once."""
+    from backends.runner import Pipeline
+    from knowledge.values import Workload
+
+    @functools.cache
+    def get(name):
+        workload = Workload() if name.startswith("digits-") else Workload(seq_len=64)
+        return Pipeline.open(f"zoo:{name}", workload=workload, seed=0, store=stages)
+
+    return get
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ The quick half runs one model per technique; the whole matrix is marked `full` (
 
 import shutil
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from backends.structure import load_checkpoint
 from knowledge.deploy import deployed
 from knowledge.techniques.base import Level
 from knowledge.techniques.catalog import CATALOG, build
-from knowledge.values import InputError, Stage, Workload
+from knowledge.values import InputError, Stage
 
 MODELS = (
     "digits-cnn", "digits-dwcnn", "digits-lstm", "digits-vit",
@@ -34,7 +35,7 @@ QUICK = {
     "distill": "digits-vit",
     "channels": "digits-cnn",
     "layer_drop": "stdlib-gpt2",
-    "svd": "stdlib-lm",
+    "svd": "digits-vit",
     "magnitude": "digits-dwcnn",
     "wanda": "stdlib-moe",
     "sparsegpt": "stdlib-gpt2",
@@ -76,20 +77,15 @@ NOT_FOR = {
 EXPECTED_REFUSED = {(name, model): "technique-architecture" for name, models in NOT_FOR.items() for model in models} | {
     ("distill", "minilm"): "distill-too-small"  # half of it is the vocabulary
 }
-WORKLOADS = {"stdlib": Workload(seq_len=64), "minilm": Workload(seq_len=64), "digits": Workload()}
 
 
 @pytest.fixture(scope="module")
-def pipelines(stages):
-    opened = {}
-
+def pipelines(embedded):
+    @cache
     def get(name: str) -> Pipeline:
-        if name not in opened:
-            workload = WORKLOADS[name.split("-")[0]]
-            whole = Pipeline.open(f"zoo:{name}", workload=workload, seed=0, store=stages)
-            data = replace(whole.source.data, train=whole.source.data.train.head(TRAINING_SAMPLES))
-            opened[name] = Pipeline(replace(whole.source, data=data), workload, 0, stages)
-        return opened[name]
+        whole = embedded(name)
+        data = replace(whole.source.data, train=whole.source.data.train.head(TRAINING_SAMPLES))
+        return Pipeline(replace(whole.source, data=data), whole.workload, whole.seed, whole.store)
 
     return get
 

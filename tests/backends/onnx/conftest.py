@@ -51,26 +51,19 @@ def exported(small, files):
     return get
 
 
-@pytest.fixture(scope="session")
-def zoo_files(tmp_path_factory):
-    """name -> the exported file of a trained model; made on first use."""
-    return {"folder": tmp_path_factory.mktemp("zoo")}
-
-
 @pytest.fixture
-def zoo(small, zoo_files):
-    """A function from a zoo model's name to (model, file, context, a small batch)."""
+def zoo(small, embedded):
+    """A function from a trained model's name to (model, file, context, a small batch)."""
 
     def get(name):
-        model = load_zoo(name)
-        if name not in zoo_files:
-            zoo_files[name] = zoo_files["folder"] / f"{name}.onnx"
-            export(model, zoo_files[name], WORKLOAD)
+        pipeline = embedded(name)
+        assert pipeline.baseline.warnings == ()
+        model, path = load_zoo(name), pipeline.file(pipeline.baseline)
         split = zoo_data(name, 0).search.head(2)
         context = dataclasses.replace(small.context(model, split), workload=WORKLOAD)
         context = dataclasses.replace(context, layers=deployed(context.layers))
         batch = {key: array[:, :12] for key, array in split.inputs.items()}
-        return SimpleNamespace(model=model, path=zoo_files[name], context=context, batch=batch)
+        return SimpleNamespace(model=model, path=path, context=context, batch=batch)
 
     return get
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from backends.models import LoadedModel, load
+from backends.models import LoadedModel
 from backends.onnx import fp16, fusion, int8_dynamic, int8_static
 from backends.onnx import graph as graphs
 from backends.onnx.cache import cached
@@ -26,21 +26,6 @@ from knowledge.values import Budget, Drop, InputError, Ratio, RunFailed, Workloa
 
 WORKLOAD = Workload(seq_len=12, threads=1)
 BUDGET = Budget(max_drop=Drop(amount=1000, unit="%"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """name -> (zoo model, file)."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            model, path = load(f"zoo:{name}"), tmp_path_factory.mktemp("trained") / f"{name}.onnx"
-            assert export(model, path, Workload(seq_len=128, threads=1)) == ()
-            made[name] = model, path
-        return made[name]
-
-    return get
 
 
 def generated(model, ids, mask, count):
@@ -71,9 +56,8 @@ def cross_layers(model):
 
 
 @pytest.mark.parametrize("name", ["stdlib-lm", "stdlib-gpt2"])
-def test_greedy_tokens_are_those_of_generate(trained, name):
-    model, path = trained(name)
-    session = open_session(path, 1)
+def test_greedy_tokens_are_those_of_generate(zoo, name):
+    model, session = zoo(name).model, open_session(zoo(name).path, 1)
     for batch, length, chunk in ((1, 1, None), (3, 9, None), (2, 17, 5)):
         ids, mask = texts(model, batch, length)
         found = greedy(session, ids, 32, mask, chunk)
@@ -259,8 +243,8 @@ def test_a_fusion_that_reads_the_cache_wrongly_is_refused(exported, tmp_path, mo
 # -- how fast --------------------------------------------------------------------------------------
 
 
-def test_a_smaller_model_writes_faster(exported):
-    fast, slow = exported("llama"), exported("llama", blocks=6, hidden=256, ffn=1024)
+def test_a_smaller_model_writes_faster(exported, zoo):
+    fast, slow = exported("llama"), zoo("stdlib-lm")
     prompts = texts(fast.model, 1, 24)[0]
     found = compare_decoding(slow.path, fast.path, prompts, 1, new_tokens=8)
     assert (found.prompt_tokens, found.batch, found.new_tokens) == (24, 1, 8)

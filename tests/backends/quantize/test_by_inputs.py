@@ -12,16 +12,15 @@ from backends.onnx.on_grids import store_grids
 from backends.onnx.session import open_session, session_predictor
 from backends.quantize.by_inputs import apply
 from backends.quantize.grid import dequantize, quantize
-from backends.runner import Pipeline
 from backends.structure import load_checkpoint
 from knowledge.techniques.calibrated import Gptq
 from knowledge.techniques.catalog import build
-from knowledge.values import InputError, Stage, Workload
+from knowledge.values import InputError, Stage
 
 
 @pytest.fixture(scope="module")
-def pipeline(stages):
-    return Pipeline.open("zoo:stdlib-lm", workload=Workload(seq_len=64), seed=0, store=stages)
+def pipeline(embedded):
+    return embedded("stdlib-lm")
 
 
 def run(pipeline, *stages):
