@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from backends.data import Split, trimmed
 from backends.losses import learnable, objective
+from backends.memory_format import channels_last
 from backends.models import LoadedModel
 from backends.seeds import seeded
 from backends.tasks import Task
@@ -131,7 +132,8 @@ def train(
     device = model.device
     size = min(batch_size or batch_size_for(split), len(split))
     total = epochs * len(batch_starts(len(split), size))
-    optimizer = torch.optim.AdamW(_groups(module), lr=learning_rate)
+    fused = True if device.type == "cpu" else None  # elsewhere as torch chooses
+    optimizer = torch.optim.AdamW(_groups(module), lr=learning_rate, fused=fused)
     loss_of = objective(model, task, has_labels, temperature, alpha)
     guide = None
     if teacher is not None and (alpha > 0 or not has_labels):
@@ -139,8 +141,8 @@ def train(
         teacher.module.eval()
     losses = []
     was_training = module.training
-    _training_mode(module)
-    with seeded(seed, device):
+    with channels_last(model, tensors(split, np.arange(min(2, len(split))), device)), seeded(seed, device):
+        _training_mode(module)
         for step, rows in enumerate(shuffled(len(split), size, epochs, seed)):
             batch = tensors(split, rows, device)
             target = guide(rows, batch) if guide is not None else None
