@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from advisor.progress import Progress, silent
 
 if TYPE_CHECKING:
     from advisor.execute import RunResult
@@ -29,11 +30,10 @@ def search(
     time_budget_seconds: float | None = None,
     storage: str | None = None,
     workers: int = 1,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
     **options: Any,
 ) -> SearchResult:
     """Search the recommended chains, run and verify the best plan into `out`. Raises InputError, RunFailed."""
-    from advisor.execute import silent
     from advisor.request import Request
     from advisor.studies.search import search as search_request
 
@@ -44,7 +44,7 @@ def search(
         storage=storage,
         time_budget_seconds=time_budget_seconds,
         workers=workers,
-        progress=progress or silent,
+        progress=progress,
     )
 
 
@@ -53,11 +53,11 @@ def run(
     out: Path | str,
     *,
     allow_code: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> RunResult:
     """Carry out a plan (or a plan file) into the run folder `out`. Raises InputError, RunFailed."""
-    from advisor.execute import run_plan, silent
+    from advisor.execute import run_plan
     from advisor.plans import load_plan
 
     checked = load_plan(Path(plan), allow_code) if isinstance(plan, Path | str) else plan
-    return run_plan(checked, Path(out), allow_code=allow_code, progress=progress or silent)
+    return run_plan(checked, Path(out), allow_code=allow_code, progress=progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from advisor.folders import check_run_folder, make_folder, plan_in, question
 from advisor.packing import FOLDER, packed_weights
 from advisor.plans import save_plan, techniques
 from advisor.profile import check_real
+from advisor.progress import Progress, silent
 from advisor.workloads import check_measurable
 from knowledge.files import replacing_folder, write_text
 from knowledge.sources import is_factory
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 RUN_SCHEMA = "advisor.run/1"
 RESULTS = ("run.json", "verification.json", "report.html", "report.md")
 LINKED_BYTES = 64 * 2**20  # smaller files of a stage are copied into the run folder
-Progress = Callable[[str], None]
-
-
-def silent(message: str) -> None:
-    """Progress that nobody sees."""
 
 
 @dataclass(frozen=True)

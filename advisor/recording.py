@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from advisor.progress import Progress
 from knowledge.evidence import Evidence
 from knowledge.sources import is_factory, is_function
 from knowledge.tasks import TASKS
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from backends.runner import Pipeline
 
 Part = Literal["search", "verification"]
-Progress = Callable[[str], None]
 
 
 def record_run(plan: Plan, pipeline: Pipeline, verification: Verification, out: Path, progress: Progress) -> None:

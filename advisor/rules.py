@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from advisor.predict import Predictor, after
+from advisor.predict import Predictor, after, file_bytes
 from advisor.verdicts import Refused, Verdicts
 from knowledge.conditions import Facts, fill, holds
 from knowledge.layers import LayerTable
@@ -119,8 +119,9 @@ def _pointless(
         return None
     base = predictor.baseline
     _, files = after(hardest, predictor.layers, base.layers, students.get(hardest))
-    gain = predictor.outlook((hardest,), files)
-    if gain.compression > LEAST_GAIN or gain.speedup > LEAST_GAIN:
+    if base.bytes > LEAST_GAIN * file_bytes(files, (hardest,)):
+        return None
+    if base.latency.total > LEAST_GAIN * predictor.roofline.latency(files).total:
         return None
     touched = hardest.touches(predictor.layers)
     share = predictor.layers.row_bytes[touched].sum() / max(predictor.layers.row_bytes.sum(), 1)

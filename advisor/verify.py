@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advisor.execute import Progress, measure, open_pipeline, silent
+from advisor.execute import measure, open_pipeline
 from advisor.harness import Harness, examine, open_exam
 from advisor.packing import packed_beside
 from advisor.plans import load_plan
+from advisor.progress import Progress, silent
 from advisor.report import read_json, write_run_report
 from knowledge.files import write_text
 from knowledge.layers import ModelInfo

@@ -24,5 +24,6 @@ def is_pretrained(module: nn.Module) -> bool:
 
 
 def _classes(library: str, name: str) -> tuple[type, ...]:
-    """None where nothing has imported the library: then it has made no module either."""
-    return (getattr(sys.modules[library], name),) if library in sys.modules else ()
+    """None where nothing has imported the library yet, or not to its end: then it has made no module either."""
+    found = getattr(sys.modules.get(library), name, None)
+    return () if found is None else (found,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,10 @@ from advisor.lint.findings import Finding, Patch, Report
 from advisor.lint.fix import mended
 from advisor.lint.read import read_draft
 from advisor.plans import read_raw
+from advisor.progress import Progress, silent
 from knowledge.values import InputError
 
 __all__ = ["Finding", "Patch", "Report", "lint_plan"]
-
-
-def silent(message: str) -> None:
-    """Remarks that nobody reads."""
 
 
 def lint_plan(
@@ -31,7 +28,7 @@ def lint_plan(
     out: Path | None = None,
     settings: Sequence[str] = (),
     allow_code: bool = False,
-    say: Callable[[str], None] = silent,
+    say: Progress = silent,
 ) -> Report:
     """Every finding about a plan file.
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advisor.advise import advise, all_evidence
-from advisor.execute import Progress, silent
 from advisor.predict import estimate
+from advisor.progress import Progress, silent
 from advisor.proposal import to_plan
 from advisor.recommendation import Recommendation
 from advisor.request import Request

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from advisor.execute import Progress, RunResult, open_pipeline, run_plan, silent
+from advisor.execute import RunResult, open_pipeline, run_plan
 from advisor.folders import check_study_folder, make_folder, study_question
 from advisor.plans import save_plan
+from advisor.progress import Progress, silent
 from advisor.recording import record_trials
 from advisor.studies.front import best_trial, nearest_miss, pareto_front, trial_rows
 from advisor.studies.objective import stages_of

@@ -13,7 +13,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from advisor import interrupts
-from advisor.execute import Progress, open_pipeline, silent
+from advisor.execute import open_pipeline
+from advisor.progress import Progress, silent
 from advisor.studies.front import best_trial
 from advisor.studies.objective import Objective, TrialFailed, stages_of
 from advisor.studies.space import chain_id
