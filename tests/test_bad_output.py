@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typed import GOOD, ROOT, advisor, nothing_written, plan_file, refused, texts
 
-SEARCH = ("search", "zoo:digits-cnn", "--training", "none", "--trials", "1")
+SEARCH = ("search", "zoo:digits-lstm", "--training", "none", "--trials", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +47,9 @@ def test_what_is_finished_is_not_written_over(folder):
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     other = plan_file(stages=[])
     shown = advisor("run", other, "--out", "run")
-    refused(shown, 2, "out: run: holds the finished run of another plan, zoo:digits-cnn for server-cpu: ")
+    refused(shown, 2, "out: run: holds the finished run of another plan, zoo:digits-lstm for server-cpu: ")
     refused(advisor("run", other, "--out", "study"), 2, "out: study: is no run folder: it holds ")
-    words = ("out: study: holds the finished search of another question, zoo:digits-cnn for server-cpu", "name another")
+    words = ("out: study: holds the finished search of another question, zoo:digits-lstm for server-cpu", "name another")
     refused(advisor(*SEARCH, "--max-drop", "1pp", "--out", "study"), 2, *words)
     refused(advisor(*SEARCH, "--out", "run"), 2, "out: run: is no study folder: it holds ")
     (folder / "plan.yaml").unlink()
@@ -88,10 +88,10 @@ def test_a_metric_that_fails_leaves_no_folder(folder, monkeypatch, name, word):
 
 
 def test_data_without_labels_leave_no_folder(folder):
-    np.savez("pixels.npz", pixels=np.zeros((40, 1, 8, 8), np.float32))
-    shown = advisor(*SEARCH, "--eval-data", "pixels.npz", "--out", "study")
+    np.savez("rows.npz", sequence=np.zeros((40, 8, 8), np.float32))
+    shown = advisor(*SEARCH, "--eval-data", "rows.npz", "--out", "study")
     refused(shown, 2, "accuracy needs labels", "--task fidelity")
-    nothing_written(folder, "pixels.npz")
+    nothing_written(folder, "rows.npz")
 
 
 def test_a_bad_storage_leaves_no_folder(folder):

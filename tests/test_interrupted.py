@@ -59,7 +59,7 @@ def filling_disk(monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    [("run", "plan.yaml", "--out", "out"), ("search", "zoo:digits-cnn", "--training", "none", "--out", "out")],
+    [("run", "plan.yaml", "--out", "out"), ("search", "zoo:digits-lstm", "--training", "none", "--out", "out")],
     ids=["run", "search"],
 )
 def test_a_disk_that_fills_up_ends_a_command_and_keeps_what_was_done(folder, monkeypatch, filling_disk, command):
@@ -88,7 +88,7 @@ def test_a_result_that_finds_no_room_is_left_out_whole(folder, monkeypatch, full
     monkeypatch.setattr(Path, "write_bytes", refuse)
     command = ("run", plan_file(), "--out", "out")
     if full == "pareto.json":
-        command = ("search", "zoo:digits-cnn", "--training", "none", "--trials", "1", "--out", "out")
+        command = ("search", "zoo:digits-lstm", "--training", "none", "--trials", "1", "--out", "out")
     refused(advisor(*command), 3, full, "the disk is full")
     assert not (folder / "out" / full).exists()
     assert (folder / "out" / kept).exists()
@@ -97,7 +97,7 @@ def test_a_result_that_finds_no_room_is_left_out_whole(folder, monkeypatch, full
 
 def test_interrupted_search_is_whole_and_goes_on(folder):
     """Ctrl-C in the middle of a study: 130, the study can be read, and the same command finishes it."""
-    command = [sys.executable, str(ROOT / "cli.py"), "search", "zoo:digits-cnn", "--training", "none", "--out", "study"]
+    command = [sys.executable, str(ROOT / "cli.py"), "search", "zoo:digits-lstm", "--training", "none", "--out", "study"]
     command += ["--trials", "3", "--threads", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
