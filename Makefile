@@ -32,7 +32,7 @@ lint: $(READY)
 	$(RUN)/advisor knowledge check
 
 bench: $(READY)
-	for b in planning trial_overhead exporting cached_heads stage_sharing scale calibration roofline order streaming; do $(RUN)/python -m benchmarks.$$b || exit 1; done
+	for b in planning trial_overhead exporting training cached_heads stage_sharing scale calibration roofline order streaming; do $(RUN)/python -m benchmarks.$$b || exit 1; done
 
 # retrains the language models that ship with the package (about 50 minutes on 2 cores)
 zoo: $(READY)

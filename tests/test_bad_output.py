@@ -49,7 +49,10 @@ def test_what_is_finished_is_not_written_over(folder):
     shown = advisor("run", other, "--out", "run")
     refused(shown, 2, "out: run: holds the finished run of another plan, zoo:digits-lstm for server-cpu: ")
     refused(advisor("run", other, "--out", "study"), 2, "out: study: is no run folder: it holds ")
-    words = ("out: study: holds the finished search of another question, zoo:digits-lstm for server-cpu", "name another")
+    words = (
+        "out: study: holds the finished search of another question, zoo:digits-lstm for server-cpu",
+        "name another",
+    )
     refused(advisor(*SEARCH, "--max-drop", "1pp", "--out", "study"), 2, *words)
     refused(advisor(*SEARCH, "--out", "run"), 2, "out: run: is no study folder: it holds ")
     (folder / "plan.yaml").unlink()

@@ -97,7 +97,16 @@ def test_a_result_that_finds_no_room_is_left_out_whole(folder, monkeypatch, full
 
 def test_interrupted_search_is_whole_and_goes_on(folder):
     """Ctrl-C in the middle of a study: 130, the study can be read, and the same command finishes it."""
-    command = [sys.executable, str(ROOT / "cli.py"), "search", "zoo:digits-lstm", "--training", "none", "--out", "study"]
+    command = [
+        sys.executable,
+        str(ROOT / "cli.py"),
+        "search",
+        "zoo:digits-lstm",
+        "--training",
+        "none",
+        "--out",
+        "study",
+    ]
     command += ["--trials", "3", "--threads", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
