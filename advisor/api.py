@@ -30,7 +30,7 @@ def search(
     time_budget_seconds: float | None = None,
     storage: str | None = None,
     workers: int = 1,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **options: Any,
 ) -> SearchResult:
     """Search the recommended chains, run and verify the best plan into `out`. Raises InputError, RunFailed."""
@@ -44,7 +44,7 @@ def search(
         storage=storage,
         time_budget_seconds=time_budget_seconds,
         workers=workers,
-        progress=progress,
+        progress=progress or silent,
     )
 
 
@@ -53,11 +53,11 @@ def run(
     out: Path | str,
     *,
     allow_code: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Carry out a plan (or a plan file) into the run folder `out`. Raises InputError, RunFailed."""
     from advisor.execute import run_plan
     from advisor.plans import load_plan
 
     checked = load_plan(Path(plan), allow_code) if isinstance(plan, Path | str) else plan
-    return run_plan(checked, Path(out), allow_code=allow_code, progress=progress)
+    return run_plan(checked, Path(out), allow_code=allow_code, progress=progress or silent)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
+from advisor.progress import Progress, silent
 from knowledge.conditions import Operator
 from knowledge.files import replacing
 from knowledge.load import load_target
@@ -62,7 +62,7 @@ def calibrate_machine(
     max_size_bytes: int | None = None,
     max_memory_bytes: int | None = None,
     rounds: int | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> tuple[Target, Path, Calibration]:
     """Measure this machine and write it as the target `this-machine`; returns it, its file and what was measured.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.compressed import loading, packing, warnings
+from advisor.progress import Progress
 from knowledge.configs import longest_of
 from knowledge.faults import first_line
 from knowledge.techniques.catalog import build, technique_class
@@ -33,7 +34,7 @@ def compress(
     calibration: str,
     out: Path,
     seq_len: int | None,
-    progress: Callable[[str], None],
+    progress: Progress,
     form: Asked = "auto",
 ) -> dict[str, Any]:
     """Compress the blocks of a Hugging Face folder, one in memory at a time; a run that was cut off goes on.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.progress import Progress
 from knowledge.values import InputError, Plan
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ def open_exam(harness: Harness, pipeline: Pipeline, file: Path, allow_code: bool
     return Exam(harness, tasks, tokenizer, longest, info.vocab_size, allow_code)
 
 
-def examine(
-    exam: Exam, plan: Plan, baseline: Path, compressed: Path, progress: Callable[[str], None]
-) -> tuple[TaskScore, ...]:
+def examine(exam: Exam, plan: Plan, baseline: Path, compressed: Path, progress: Progress) -> tuple[TaskScore, ...]:
     """Scores of both files on the same documents. Raises RunFailed, InputError."""
     from backends.harness.model import HarnessModel
     from backends.harness.tasks import compare

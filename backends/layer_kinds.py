@@ -24,6 +24,6 @@ def is_pretrained(module: nn.Module) -> bool:
 
 
 def _classes(library: str, name: str) -> tuple[type, ...]:
-    """None where nothing has imported the library yet, or not to its end: then it has made no module either."""
+    """The class, for `isinstance`; none where nothing has imported its library (to the end): then nothing is one."""
     found = getattr(sys.modules.get(library), name, None)
     return () if found is None else (found,)

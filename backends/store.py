@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,10 @@ class Store:
         """Remove the least recently used entries until the store is within its bound; what is in use stays."""
         with self.lock("evict"):
             now = time.time()
-            for partial in self.root.glob(".partial-*"):  # left by a kill
-                if now - partial.stat().st_mtime > ABANDONED_SECONDS:
-                    shutil.rmtree(partial, ignore_errors=True)
+            for partial in self.root.glob(".partial-*"):
+                with suppress(FileNotFoundError):  # another process finished it this moment
+                    if now - partial.stat().st_mtime > ABANDONED_SECONDS:  # left by a kill
+                        shutil.rmtree(partial, ignore_errors=True)
             entries = [p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")]
             sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in entries}
             used = {p: p.stat().st_mtime for p in entries}

@@ -132,8 +132,7 @@ def train(
     device = model.device
     size = min(batch_size or batch_size_for(split), len(split))
     total = epochs * len(batch_starts(len(split), size))
-    fused = True if device.type == "cpu" else None  # elsewhere as torch chooses
-    optimizer = torch.optim.AdamW(_groups(module), lr=learning_rate, fused=fused)
+    optimizer = torch.optim.AdamW(_groups(module), lr=learning_rate, fused=_fused(module, device))
     loss_of = objective(model, task, has_labels, temperature, alpha)
     guide = None
     if teacher is not None and (alpha > 0 or not has_labels):
@@ -197,6 +196,13 @@ def _groups(module: nn.Module) -> list[dict[str, object]]:
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+def _fused(module: nn.Module, device: torch.device) -> bool | None:
+    """Whether one kernel takes AdamW's step: on a CPU, where all weights are real numbers without gaps between them."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    fit = all(p.is_floating_point() and p.stride() == torch.empty_like(p).stride() for p in trained)
+    return True if fit and device.type == "cpu" else None  # elsewhere as torch chooses
 
 
 def _training_mode(module: nn.Module) -> None:

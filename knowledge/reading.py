@@ -87,12 +87,12 @@ def read(path: Path, kind: Kind[Entry]) -> Sequence[Placed]:
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise InputError(kind.name, path, problem, "make it readable, or move it away") from None
-    return _checked(path, kind, data)
+    return checked(path, kind, data)
 
 
 @lru_cache(maxsize=256)  # a plan, a trial and a report each ask for all knowledge again
-def _checked(path: Path, kind: Kind[Entry], data: bytes) -> tuple[Placed, ...]:
-    """The entries of a file that holds these bytes; they are frozen, so that all who read it may share them."""
+def checked(path: Path, kind: Kind[Entry], data: bytes) -> tuple[Placed, ...]:
+    """The entries of a file that holds these bytes; shared by all who read it, so nobody changes them."""
     try:
         file = parsed(data)
     except UnicodeDecodeError as error:

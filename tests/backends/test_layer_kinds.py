@@ -11,7 +11,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from backends.layer_kinds import is_conv1d, is_dense, is_pretrained
+from backends.sources import open_source
 from backends.zoo import digits
+
+NOTHING_SAID = {"task": None, "arch": None, "metric": "", "files": {}, "seed": 0}
 
 
 class Named(nn.Module):
@@ -21,12 +24,17 @@ class Named(nn.Module):
 Named.__name__ = "Conv1D"
 
 
+class Lora(Conv1D):
+    """GPT-2's layer with more to it."""
+
+
 @pytest.mark.parametrize(
     ("module", "dense", "conv1d"),
     [
         (nn.Linear(2, 3), True, False),
         (nn.MultiheadAttention(4, 2).out_proj, True, False),
         (Conv1D(2, 3), True, True),
+        (Lora(2, 3), True, True),
         (Named(), False, False),
         (nn.Conv1d(2, 3, 1), False, False),
         (nn.Embedding(2, 3), False, False),
@@ -47,13 +55,14 @@ def test_models_of_the_library_and_their_parts():
 
 def test_a_network_of_one_s_own_waits_for_no_library_that_it_does_not_use():
     """It is loaded with its data, told from others, profiled, and ready to be changed and exported."""
-    code = """
+    open_source("zoo:digits-vit", **NOTHING_SAID)  # trained here where nobody has asked for it before
+    code = f"""
         import sys
         import backends.runner
         from backends.profile import profile
         from backends.sources import open_source
 
-        source = open_source("zoo:digits-vit", task=None, arch=None, metric="", files={}, seed=0)
+        source = open_source("zoo:digits-vit", **{NOTHING_SAID})
         assert "linear" in profile(source.model).kind
         assert source.data.calibration
         print([m for m in ("transformers", "sklearn", "scipy", "torch._dynamo", "optuna") if m in sys.modules])

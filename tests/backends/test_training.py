@@ -1,17 +1,12 @@
-import dataclasses
 import math
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from backends.data import Split
 from backends.losses import masked_mean, soft_loss, vector_loss
-from backends.memory_format import channels_last
-from backends.tasks import task_for
 from backends.training import TeacherOutputs, batch_size_for, one_cycle, shuffled, tensors, thinned, train
 from knowledge.values import InputError, RunFailed
 
@@ -209,45 +204,3 @@ def test_no_epochs_change_nothing(small):
     before = small.outputs(model, context.data.train)
     assert train(model, context.task, context.data.train, epochs=0, learning_rate=1e-3) == ()
     assert torch.equal(small.outputs(model, context.data.train), before)
-
-
-class Viewing(nn.Module):
-    """Counts on the usual order of what convolutions give, and draws random numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1))
-        self.fc = nn.Linear(6 * 64, 4)
-
-    def forward(self, pixels):
-        return self.fc(self.convs(pixels).view(len(pixels), -1)) + 0 * torch.rand(1)
-
-
-@pytest.mark.parametrize(("fits", "made"), [(True, lambda small: small.cnn().module), (False, lambda _: Viewing())])
-def test_convolutions_are_trained_with_channels_last_where_the_code_allows_it(fits, made, small, monkeypatch):
-    model = dataclasses.replace(small.cnn(), module=made(small))
-    split, before = small.split(model), {k: v.clone() for k, v in model.module.state_dict().items()}
-    example = tensors(split, np.arange(2), torch.device("cpu"))
-    random = torch.get_rng_state()
-    with channels_last(model, example):
-        wide = [
-            p for p in model.module.parameters() if p.dim() == 4 and p.shape[1] > 1
-        ]  # others lie the same both ways
-        assert {p.is_contiguous(memory_format=torch.channels_last) for p in wide} == {fits}
-    assert torch.equal(torch.get_rng_state(), random)
-    for name, value in model.module.state_dict().items():
-        assert torch.equal(value, before[name])  # running statistics too
-        assert value.is_contiguous()
-    curve = train(model, task_for(model.info.task), split, epochs=4, learning_rate=5e-3)
-    assert curve[-1].loss < curve[0].loss
-    assert all(value.is_contiguous() for value in model.module.state_dict().values())
-
-
-def test_how_weights_lie_changes_training_by_no_more_than_rounding(small, monkeypatch):
-    models = [small.cnn() for _ in range(3)]
-    split = small.split(models[0])
-    for model in models[1:]:
-        train(model, task_for(model.info.task), split, epochs=2, learning_rate=1e-3)
-        monkeypatch.setattr("backends.training.channels_last", lambda *given: nullcontext())
-    untrained, laid_out, plain = (small.outputs(model, split) for model in models)
-    assert (laid_out - plain).norm() < 0.01 * (plain - untrained).norm()
