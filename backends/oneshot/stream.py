@@ -92,10 +92,7 @@ def compress_folder(
         raise InputError("model", source, f"has no dense layers or experts in {parts.path}", "use `advisor run`")
     check([matrix.path for found in chosen for matrix in found])
     written, not_packed = form_for(form, parts, method, chosen)
-    widest = max(max(p.shape[-2:]) for p in parts.blocks.parameters() if p.dim() > 1)
-    windows, length = tokens.shape
-    widest = max(widest, scores_width(_heads(parts), length, length))
-    at_once = at_once or windows_at_once(windows, length, widest, method, parts.devices)
+    at_once = at_once or _at_once(tokens, parts, method)
     key = Key(
         source=fingerprint(source, parts.shards.files),
         method=setting,
@@ -105,18 +102,11 @@ def compress_folder(
         software=f"{code_version()} {parts.device(OUTSIDE).type}",
     )
     with alone(out, source):
-        progress, afresh = read_progress(out, key, len(parts.blocks))
         names = file_names(written)
-        if not afresh and (
-            lost := broken(out, names, progress, -(-windows // at_once)) or gone(parts.blocks, progress.done)
-        ):
-            progress, afresh = Progress(key=key, blocks=len(parts.blocks)), lost
+        progress, afresh = _standing(out, key, names, parts, -(-len(tokens) // at_once))
         begun = progress.done
-        if afresh:
-            tell(f"starts afresh: {afresh}")
-        if begun:
-            tell("is done already" if progress.finished else f"goes on after block {begun} of {progress.blocks}")
-        else:
+        _tell_standing(progress, afresh, tell)
+        if not begun:
             clear(out)
             write_progress(out, progress)
         if progress.done < progress.blocks:
@@ -134,6 +124,24 @@ def compress_folder(
         bytes_before=sum(place.end - place.start for place in parts.shards.places.values()),
         bytes_after=weight_bytes(out, names),
     )
+
+
+def _standing(out: Path, key: Key, names: Sequence[str], parts: Parts, batches: int) -> tuple[Progress, str]:
+    """How far an earlier run came, and why this one starts afresh where it cannot go on from there."""
+    progress, afresh = read_progress(out, key, len(parts.blocks))
+    if not afresh:
+        afresh = broken(out, names, progress, batches) or gone(parts.blocks, progress.done)
+        progress = Progress(key=key, blocks=len(parts.blocks)) if afresh else progress
+    return progress, afresh
+
+
+def _tell_standing(progress: Progress, afresh: str, tell: Callable[[str], None]) -> None:
+    if afresh:
+        tell(f"starts afresh: {afresh}")
+    if progress.finished:
+        tell("is done already")
+    elif progress.done:
+        tell(f"goes on after block {progress.done} of {progress.blocks}")
 
 
 def _blocks(
@@ -180,6 +188,14 @@ def _batches(parts: Parts, folder: Path, tokens: Tensor, at_once: int, block: in
     parts.free(OUTSIDE)
     return_freed()
     return batches
+
+
+def _at_once(tokens: Tensor, parts: Parts, method: Method) -> int:
+    """Windows that pass a block together, as memory allows."""
+    windows, length = tokens.shape
+    widest = max(max(p.shape[-2:]) for p in parts.blocks.parameters() if p.dim() > 1)
+    widest = max(widest, scores_width(_heads(parts), length, length))
+    return windows_at_once(windows, length, widest, method, parts.devices)
 
 
 def _heads(parts: Parts) -> int:
