@@ -37,7 +37,8 @@ Batch = dict[str, np.ndarray]
 Predict = Callable[[Batch], np.ndarray]
 Output = Literal["tensor", "logits", "embedding"]
 
-torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on GPUs too
+torch.backends.cuda.matmul.allow_tf32 = False  # float32 is float32 on GPUs too, whatever the environment says
+torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True  # and convolutions give the same sums again
 
 DEFAULT_SEQ_LEN = 128

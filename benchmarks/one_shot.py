@@ -14,7 +14,7 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain as joined
 from pathlib import Path
@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from backends.blocks import find_blocks
 from backends.huggingface import check_weights, read_config
 from backends.memory import PeakMemory
+from backends.models import default_device
 from backends.oneshot.blocks import enter
 from backends.oneshot.engine import chosen_matrices, compress
-from backends.oneshot.feed import windows_at_once
+from backends.oneshot.feed import held_bytes, layers_width, windows_at_once
 from backends.oneshot.matrices import Matrix, layer_paths
 from backends.oneshot.methods import (
     Method,
@@ -82,7 +83,7 @@ def load(folder: Path) -> Any:
     read_config(folder)
     check_weights(folder)
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(default_device()).eval()
     except ValueError as error:
         problem = f"is no causal language model: {first_line(error)}"
         raise InputError("model", folder, problem, "give one that writes text") from error
@@ -104,7 +105,7 @@ def windows(place: str) -> Tensor:
 def perplexity(model: nn.Module, ids: Tensor, batch: int = 16) -> float:
     """exp of the mean loss over tokens 1… of every window."""
     total = 0.0
-    for part in ids.split(batch):
+    for part in ids.to(next(model.parameters()).device).split(batch):
         logits = model(input_ids=part, use_cache=False).logits
         total += float(F.cross_entropy(logits[:, :-1].flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
     return float(torch.tensor(total / (ids.numel() - len(ids)), dtype=torch.float64).exp())
@@ -118,11 +119,10 @@ def run(model: Any, calibration: Tensor, setting: str) -> None:
     path, blocks = find_blocks(model, mixed=True)
     chosen = chosen_matrices(model, path, layer_paths(blocks, path))
     method = method_of(setting, readers_together(joined.from_iterable(chosen.values())))
-    width = max(max(p.shape[-2:]) for p in blocks.parameters() if p.dim() > 1)
-    entries = [
-        enter(model, partial(model, input_ids=part, use_cache=False))
-        for part in calibration.split(windows_at_once(*calibration.shape, width, method))
-    ]
+    width = layers_width(blocks, getattr(model.config, "num_experts_per_tok", 0))
+    size = windows_at_once(*calibration.shape, width, method, [model.device], held_bytes(model.parameters()))
+    parts = calibration.to(model.device).split(size)
+    entries = [enter(model, partial(model, input_ids=part, use_cache=False)) for part in parts]
     for _ in compress(list(blocks), entries, chosen, method, model.config):
         pass
 
@@ -149,16 +149,30 @@ def rows() -> list[dict[str, Any]]:
     original, ids = load(Path(asked.model)), windows(asked.eval)
     calibration = windows(asked.calibration)
     found: list[dict[str, Any]] = [{"setting": "dense", "perplexity": perplexity(original, ids)}]
-    found[0] |= {"seconds": 0.0, "peak_memory_bytes": PeakMemory().bytes}
+    found[0] |= {"seconds": 0.0, "peak_memory_bytes": _peak(original.device)()}
     for setting in settings:
         model = copy.deepcopy(original)
-        peak, begin = PeakMemory(), time.perf_counter()
+        peak, begin = _peak(model.device), time.perf_counter()
         run(model, calibration, setting)
+        used = peak()  # waits until all is computed
         seconds = time.perf_counter() - begin
-        used = peak.bytes
         row = {"setting": setting, "perplexity": perplexity(model, ids), "seconds": seconds}
         found.append(row | {"peak_memory_bytes": used})
     return found
+
+
+def _peak(device: torch.device) -> Callable[[], int]:
+    """Tells the peak of memory from now on: of a GPU what tensors take of it, else what is resident here."""
+    if device.type != "cuda":
+        peak = PeakMemory()
+        return lambda: peak.bytes
+    torch.cuda.reset_peak_memory_stats(device)
+
+    def used() -> int:
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+
+    return used
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def _unforeseen(error: Exception) -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; torch and ONNX Runtime say so in words."""
-    words = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc")
+    words = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 

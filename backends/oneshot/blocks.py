@@ -127,7 +127,7 @@ def enter(module: nn.Module, run: Callable[[], object]) -> Entry:
             if calls == len(blocks):
                 return found[0]
             raise _Misfit(f"{calls} are called")
-        except (InputError, MemoryError, torch.OutOfMemoryError):
+        except (InputError, MemoryError, torch.AcceleratorError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # over a tuple of the wrong length, models stumble in as many ways as there are
             why = first_line(error)

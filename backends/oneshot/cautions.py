@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from backends.oneshot.engine import Done
+from backends.oneshot.engine import Done, done_by_path
 from knowledge.techniques.base import Technique
 from knowledge.values import Refusal
 
@@ -15,10 +15,7 @@ def cautions(technique: Technique, done: Sequence[Done]) -> Iterator[Refusal]:
     The last two concern methods that invert a Hessian: those with a parameter `damping`.
     """
     damping: float | None = getattr(technique, "damping", None)
-    by_path: dict[str, list[Done]] = {}
-    for one in done:
-        by_path.setdefault(one.matrix.path, []).append(one)
-    for path, parts in by_path.items():
+    for path, parts in done_by_path(done).items():
         if unread := sum(not one.tokens for one in parts):
             which = f"{unread} of {len(parts)} matrices read no calibration token, or zeros alone"
             observed = f"{path}: {which}, and went by their size"
@@ -28,7 +25,7 @@ def cautions(technique: Technique, done: Sequence[Done]) -> Iterator[Refusal]:
         if thin := sum(0 < one.tokens < one.matrix.read().shape[1] for one in parts):
             observed = f"{path}: {thin} of {len(parts)} matrices read fewer tokens than they have inputs"
             yield _caution(technique, "calibration-thin", observed, "as many tokens as inputs")
-        if (most := max(one.outcome.damping for one in parts)) > damping:
+        if (most := max(one.damping for one in parts)) > damping:
             observed = f"{path}: its Hessian took a damping of {most:g}"
             yield _caution(technique, "hessian-damped", observed, f"a factor at {damping:g}")
 

@@ -8,7 +8,7 @@ method that wants no more, and before anything is changed, sums up a share of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,36 +17,31 @@ from torch import Tensor, nn
 
 from backends.oneshot.blocks import Entry, counted
 from backends.oneshot.matrices import Matrix, matrices, watched
-from backends.oneshot.methods import Method, Outcome
+from backends.oneshot.methods import Method
 from backends.oneshot.statistics import Inputs
+from backends.oneshot.sums import LastRead, Sums, by_key, summed
 
-Key = tuple[int, str, int | None]  # module, its parameter, expert
 BEFORE_SHARE, BEFORE_TOKENS = 8, 4096  # what is summed up for norms: an eighth of the batches, and so many tokens
 
 
 @dataclass(frozen=True)
 class Done:
-    """One matrix after the engine."""
+    """One matrix that the engine changed. Its weight stands in the model, and not here beside it."""
 
     matrix: Matrix
-    outcome: Outcome
     tokens: int  # that it read; 0 where it was changed by its size alone
+    damping: float = 0.0  # this and the others: see `Outcome`
+    scales: Tensor | None = None
+    zeros: Tensor | None = None
+    factors: Tensor | None = None
 
 
-class Sums:
-    """What matrices read over several batches, summed up as `watched` shows it."""
-
-    def __init__(self, found: Sequence[Matrix], method: Method) -> None:
-        self.method = method
-        self.todo: dict[Key, Matrix] = {(id(m.place.owner), m.place.name, m.expert): m for m in found}
-        self.sums: dict[Key, Inputs] = {}
-        self.mask: Tensor | None = None  # of the batch that is on its way
-
-    def see(self, module: nn.Module, name: str, expert: int | None, x: Tensor, tokens: Tensor | None) -> Tensor:
-        key = (id(module), name, expert)
-        if key in self.todo:
-            self.sums.setdefault(key, Inputs(x.shape[-1])).add(counted(x, self.mask, tokens), self.method.products)
-        return x
+def done_by_path(done: Iterable[Done]) -> dict[str, list[Done]]:
+    """The matrices of each layer."""
+    found: dict[str, list[Done]] = {}
+    for one in done:
+        found.setdefault(one.matrix.path, []).append(one)
+    return found
 
 
 def compress(
@@ -73,20 +68,20 @@ def compress(
 def _one_pass(
     block: nn.Module, found: Sequence[Matrix], entry: Entry, number: int, method: Method, config: Any
 ) -> list[Done]:
-    todo = {(id(m.place.owner), m.place.name, m.expert): m for m in found}
+    todo = by_key(found)
     done: list[Done] = []
-    last: list[tuple[Tensor, Inputs]] = []  # q, k and v read one tensor
+    last = LastRead()
 
     def see(module: nn.Module, name: str, expert: int | None, x: Tensor, tokens: Tensor | None) -> Tensor:
         matrix = todo.pop((id(module), name, expert), None)
         if matrix is None:
             return x
-        if not last or last[0][0] is not x:
-            inputs = Inputs(x.shape[-1])
+        inputs = last.inputs_of(x)
+        if inputs is None:
+            inputs = last.keep(x, Inputs(x.shape[-1]))
             if method.reads:
                 inputs.add(counted(x, entry.mask, tokens), method.products)
-            last[:] = [(x, inputs)]
-        done.append(_changed(matrix, last[0][1], method))
+        done.append(_changed(matrix, inputs, method))
         return x
 
     with watched(block, config, see):
@@ -97,13 +92,14 @@ def _one_pass(
 def _two_passes(
     block: nn.Module, found: Sequence[Matrix], entries: Sequence[Entry], number: int, method: Method, config: Any
 ) -> list[Done]:
-    sums = Sums(found, method)
-    if method.reads:
+
+    def read(sums: Sums) -> None:
         with watched(block, config, sums.see):
             for entry in _seen(entries, method):
                 sums.mask = entry.mask
                 entry.through(block, number)
-    done = changed_by_sums(sums)
+
+    done = changed_by_sums(summed(found, method, read) if method.reads else Sums(found, method))
     for entry in entries:
         entry.hidden = entry.through(block, number)
     return done
@@ -121,8 +117,7 @@ def _seen(entries: Sequence[Entry], method: Method) -> Iterator[Entry]:
 
 def changed_by_sums(sums: Sums, in_blocks: bool = True) -> list[Done]:
     """Change every matrix by what was summed up for it. Outside of blocks, layers may read one vector a sample."""
-    width = {key: Inputs(matrix.read().shape[1]) for key, matrix in sums.todo.items() if key not in sums.sums}
-    return [_changed(m, (sums.sums | width)[key], sums.method, in_blocks) for key, m in sums.todo.items()]
+    return [_changed(matrix, sums.take(key), sums.method, in_blocks) for key, matrix in sums.todo.items()]
 
 
 def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = True) -> Done:
@@ -137,7 +132,7 @@ def _changed(matrix: Matrix, inputs: Inputs, method: Method, in_blocks: bool = T
     inputs.routed = matrix.expert is not None
     outcome = method.apply(matrix.path, weight, inputs)
     matrix.write(outcome.weight)
-    return Done(matrix, outcome, tokens)
+    return Done(matrix, tokens, outcome.damping, outcome.scales, outcome.zeros, outcome.factors)
 
 
 def chosen_matrices(module: nn.Module, blocks_path: str, paths: Sequence[str]) -> dict[int, list[Matrix]]:

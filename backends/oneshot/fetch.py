@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +39,9 @@ def _to_gpus(
 
     def bring(names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         side = sides[device]
-        with gpus[device].stream(side):
-            pinned = [shards.read(name, pinned=True) for name in names]
-            found = [tensor.to(device, non_blocking=True) for tensor in pinned]
-        side.synchronize()  # of this thread alone; then the pinned copies may go
+        with gpus[device].device(device), gpus[device].stream(side):  # a new thread's device is the first one
+            found = [shards.read(name, pinned=True).to(device, non_blocking=True) for name in names]
+        side.synchronize()  # of this thread alone; until then torch keeps what was pinned
         return dict(zip(names, found, strict=True))
 
     with ThreadPoolExecutor(1) as pool:
@@ -51,7 +51,11 @@ def _to_gpus(
             found = ahead.result()
             following = number + 1
             ahead = pool.submit(bring, parts[following], devices[following]) if following < len(parts) else None
-            used = gpus[devices[number]].current_stream(devices[number])
-            for tensor in found.values():  # made on one stream and used on another
-                tensor.record_stream(used)
+            _used_on(gpus[devices[number]].current_stream(devices[number]), found)
             yield found
+
+
+def _used_on(stream: Any, tensors: dict[str, Tensor]) -> None:
+    """Tell torch that these were made on one stream and are used on another."""
+    for tensor in tensors.values():
+        tensor.record_stream(stream)

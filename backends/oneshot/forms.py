@@ -7,8 +7,8 @@ WithoutZeros     model-00001-of-….packed.safetensors    see `backends.prune.pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,31 +33,8 @@ PACKED_SUFFIX = ".packed.safetensors"
 PACKED_INDEX = f"model{PACKED_SUFFIX}.index.json"
 NAMES = {kind: name for name, kind in DTYPES.items()}
 
-
-@dataclass(frozen=True)
-class Sheet:
-    """What is kept of a matrix that the engine changed: not its weight, which stands in the model."""
-
-    matrix: Matrix
-    tokens: int
-    damping: float
-    scales: Tensor | None
-    zeros: Tensor | None
-    factors: Tensor | None
-
-
-Sheets = Mapping[str, Sequence[Sheet]]  # by path
+Changed = Mapping[str, Sequence[Done]]  # by path
 Held = tuple[dict[str, Stored], dict[str, str]]  # tensors and metadata of a file
-
-
-def sheets_of(done: Iterable[Done]) -> dict[str, list[Sheet]]:
-    """By path, what is kept of the matrices of a block."""
-    found: dict[str, list[Sheet]] = {}
-    for one in done:
-        made = one.outcome
-        sheet = Sheet(one.matrix, one.tokens, made.damping, made.scales, made.zeros, made.factors)
-        found.setdefault(one.matrix.path, []).append(sheet)
-    return found
 
 
 class Dense:
@@ -80,20 +57,20 @@ class Dense:
         """The method as this form wants it for a block that is in memory."""
         return on_file_numbers(method, self)
 
-    def write(self, path: Path, number: int, sheets: Sheets) -> tuple[Layer, ...]:
+    def write(self, path: Path, number: int, changed: Changed) -> tuple[Layer, ...]:
         """Write a block's shard, and tell of its layers. Raises InputError for weights that do not fit, DiskFull."""
-        schemes = self.schemes({name: [sheet.matrix for sheet in each] for name, each in sheets.items()})
-        held, metadata = self.held(number, sheets, schemes)
+        schemes = self.schemes({name: [one.matrix for one in each] for name, each in changed.items()})
+        held, metadata = self.held(number, changed, schemes)
         write_shard(path, held, metadata)
-        return tuple(self._layer(name, each, held, schemes.get(name)) for name, each in sheets.items())
+        return tuple(self._layer(name, each, held, schemes.get(name)) for name, each in changed.items())
 
     def schemes(self, found: Mapping[str, Sequence[Matrix]]) -> dict[str, Scheme | str]:
         """How each layer of a block is packed, or why it is not, where this form packs integers."""
         return {}
 
-    def held(self, number: int, sheets: Sheets, schemes: Mapping[str, Scheme | str]) -> Held:
+    def held(self, number: int, changed: Changed, schemes: Mapping[str, Scheme | str]) -> Held:
         """Tensors and metadata of a block's file."""
-        return self.parts.written(number, [self.target(path) for path in sheets]), {}
+        return self.parts.written(number, [self.target(path) for path in changed]), {}
 
     def config(self, config: dict[str, Any], layers: Sequence[Layer]) -> dict[str, Any]:
         """The model's configuration as the folder is to have it."""
@@ -108,23 +85,23 @@ class Dense:
         return DTYPES[self.parts.shards.places[self.files[target][0]].dtype]
 
     def _layer(
-        self, path: str, sheets: Sequence[Sheet], held: Mapping[str, Stored], scheme: Scheme | str | None
+        self, path: str, changed: Sequence[Done], held: Mapping[str, Stored], scheme: Scheme | str | None
     ) -> Layer:
         names, kind = self.files[self.target(path)], self.kind(self.target(path))
-        weights = [sheet.matrix.read() for sheet in sheets]
+        weights = [one.matrix.read() for one in changed]
         return Layer(
             path=path,
-            matrices=len(sheets),
-            unread=sum(not sheet.tokens for sheet in sheets),
-            fewest_tokens=min(sheet.tokens for sheet in sheets),
-            damping=max(sheet.damping for sheet in sheets),
+            matrices=len(changed),
+            unread=sum(not one.tokens for one in changed),
+            fewest_tokens=min(one.tokens for one in changed),
+            damping=max(one.damping for one in changed),
             inputs=weights[0].shape[1],
             weights=sum(weight.numel() for weight in weights),
             zeros=sum(weight.numel() - int(weight.to(kind).count_nonzero()) for weight in weights),
             bytes_before=sum(self.parts.shards.at(name).data.nbytes for name in names),
             bytes_after=sum(one.data.nbytes for key, one in held.items() if key.startswith(tuple(names))),
             scheme=scheme if isinstance(scheme, Scheme) else None,
-            scaled=any(sheet.factors is not None and bool((sheet.factors != 1).any()) for sheet in sheets),
+            scaled=any(one.factors is not None and bool((one.factors != 1).any()) for one in changed),
             left=scheme if isinstance(scheme, str) else "",
         )
 
@@ -136,8 +113,8 @@ class WithoutZeros(Dense):
     suffix = PACKED_SUFFIX
     index = PACKED_INDEX
 
-    def held(self, number: int, sheets: Sheets, schemes: Mapping[str, Scheme | str]) -> Held:
-        plain, _ = super().held(number, sheets, schemes)
+    def held(self, number: int, changed: Changed, schemes: Mapping[str, Scheme | str]) -> Held:
+        plain, _ = super().held(number, changed, schemes)
         tensors, metadata = encoded({name: _tensor(one) for name, one in plain.items()})
         return {name: stored(one, NAMES[one.dtype]) for name, one in tensors.items()}, metadata
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from backends.oneshot.blocks import Entry, enter
+from backends.oneshot.engine import Done
 from backends.oneshot.fold import Folds, find_folds
-from backends.oneshot.forms import NAMES, Dense, Held, Sheet, Sheets, WithoutZeros
+from backends.oneshot.forms import NAMES, Changed, Dense, Held, WithoutZeros
 from backends.oneshot.matrices import Matrix
 from backends.oneshot.methods import Method, Rounded
 from backends.oneshot.parts import OUTSIDE, Parts, as_in_files
@@ -103,11 +104,11 @@ class PackQuantized(Dense):
             return "is no matrix of its own in the file"
         return ""
 
-    def held(self, number: int, sheets: Sheets, schemes: Mapping[str, Scheme | str]) -> Held:
-        plain = [self.target(path) for path in sheets if not isinstance(schemes[path], Scheme)]
+    def held(self, number: int, changed: Changed, schemes: Mapping[str, Scheme | str]) -> Held:
+        plain = [self.target(path) for path in changed if not isinstance(schemes[path], Scheme)]
         held = self.parts.written(number, plain)
         stems: list[str] = []
-        for path, each in sheets.items():
+        for path, each in changed.items():
             if not isinstance(scheme := schemes[path], Scheme):
                 continue
             kind = NAMES[self.kind(self.target(path))]
@@ -118,7 +119,7 @@ class PackQuantized(Dense):
                 kinds = {part: kind if one.is_floating_point() else NAMES[one.dtype] for part, one in made.items()}
                 held |= {f"{stem}{part}": stored(one, kinds[part]) for part, one in made.items()}
                 stems.append(stem)
-        divided = {p: f for p, (sheet, *_) in sheets.items() if p in self.folds and (f := sheet.factors) is not None}
+        divided = {p: f for p, (one, *_) in changed.items() if p in self.folds and (f := one.factors) is not None}
         for target, value in self.folds.divided(divided).items():
             name = self.files[target][0]
             if held[name].shape != tuple(value.shape):
@@ -128,11 +129,11 @@ class PackQuantized(Dense):
             return held, {}
         return held, {SCHEME: self.scheme.model_dump_json(), STEMS: json.dumps(stems)}
 
-    def _in_files(self, path: str, sheets: Sequence[Sheet]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    def _in_files(self, path: str, changed: Sequence[Done]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Weights on their grids, scales and zero points of a layer, by the names of its weights in the file."""
-        target, first = self.target(path), sheets[0]
-        scales = [sheet.scales for sheet in sheets if sheet.scales is not None]
-        zeros = [sheet.zeros for sheet in sheets if sheet.zeros is not None]
+        target, first = self.target(path), changed[0]
+        scales = [one.scales for one in changed if one.scales is not None]
+        zeros = [one.zeros for one in changed if one.zeros is not None]
         if first.matrix.expert is None:
             weight = first.matrix.read()
             weight = weight if first.factors is None else weight * first.factors

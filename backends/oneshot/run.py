@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +19,11 @@ from backends.blocks import find_blocks
 from backends.context import Context
 from backends.models import LoadedModel
 from backends.oneshot.blocks import Entry, enter
-from backends.oneshot.engine import Done, Sums, changed_by_sums, chosen_matrices, compress
-from backends.oneshot.feed import scores_width, windows_at_once
+from backends.oneshot.engine import Done, changed_by_sums, chosen_matrices, compress
+from backends.oneshot.feed import held_bytes, scores_width, windows_at_once
 from backends.oneshot.matrices import Matrix, matrices, watched
 from backends.oneshot.methods import Method
+from backends.oneshot.sums import Sums, summed
 from backends.oneshot.unfold import unfolds
 from backends.oneshot.whole import Whole
 from knowledge.values import InputError
@@ -44,12 +46,14 @@ def compress_model(model: LoadedModel, context: Context, paths: Sequence[str], m
     known = {one.matrix.path for one in done}
     outside = [m for path in paths if path not in known for m in matrices(model.module, path)]
     if outside:  # a pooler, a projection: one pass more, through the blocks as they are now
-        sums = Sums(outside, method)
-        with torch.no_grad(), watched(model.module, config, sums.see):
-            for batch in batches:
-                sums.mask = padding(batch)
-                model.forward(batch)
-        done += changed_by_sums(sums, in_blocks=False)
+
+        def read(sums: Sums) -> None:
+            with torch.no_grad(), watched(model.module, config, sums.see):
+                for batch in batches:
+                    sums.mask = padding(batch)
+                    model.forward(batch)
+
+        done += changed_by_sums(summed(outside, method, read), in_blocks=False)
     return done
 
 
@@ -91,14 +95,16 @@ def calibration_batches(model: LoadedModel, context: Context, method: Method) ->
     length = max(
         (a.shape[1] for a in split.inputs.values() if a.ndim == 2), default=math.prod(layers.info.image_size) or 1
     )
-    widest = int(layers.outputs[layers.kind != "embedding"].max(initial=1))
+    copies = np.where(layers.kind == "experts", layers.info.experts_per_token, 1)  # of what is sent to each
+    widest = int((layers.outputs * copies)[layers.kind != "embedding"].max(initial=1))
     rows = layers.positions * (layers.inputs // layers.groups) * layers.kernel  # numbers in a sample's unfolded inputs
     widest = max(widest, int(rows[layers.kind == "conv"].max(initial=0)) // length)
     text = any(a.ndim == 2 for a in split.inputs.values())
     inside = (layers.kind == "linear") & (layers.block >= 0)
     tokens = length if text else int(layers.positions[inside].max(initial=0))
     widest = max(widest, scores_width(layers.info.heads, tokens, length))
-    size = windows_at_once(len(split), length, widest, method, [model.device])
+    held = held_bytes(model.module.parameters(), int(layers.inputs[inside].max(initial=0)) if method.products else 0)
+    size = windows_at_once(len(split), length, widest, method, [model.device], held)
     return [
         {name: torch.from_numpy(array).to(model.device) for name, array in batch.items() if name != "labels"}
         for batch in split.batches(size)

@@ -28,17 +28,18 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     invert H and factor it again. An input that is always 0 gets a diagonal of 1. Where rounding leaves H without a
     factor, the damping grows tenfold until it has one. Raises ValueError where none helps: H holds NaN or infinity.
     """
-    diagonal = hessian.diagonal()
-    hessian = hessian + torch.diag((diagonal == 0).to(hessian.dtype))
-    mean = hessian.diagonal().mean()
+    diagonal = torch.where(hessian.diagonal() == 0, 1, hessian.diagonal())
+    mean = diagonal.mean()
     for attempt in range(TRIES):
         used = damping * GROWTH**attempt
-        damped = hessian + torch.diag((used * mean).expand(len(hessian)))
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        damped = hessian.flip(0, 1)  # a copy: a wide layer's Hessian takes gigabytes, so few live at once
+        damped.diagonal().copy_((diagonal + used * mean).flip(0))
+        lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed and bool(torch.isfinite(lower).all()):
             upper = lower.flip(0, 1)
-            eye = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
-            return torch.linalg.solve_triangular(upper, eye, upper=True), used
+            del damped, lower
+            eye = torch.eye(len(upper), dtype=upper.dtype, device=upper.device).t()  # columns together: solved in place
+            return torch.linalg.solve_triangular(upper, eye, upper=True, out=eye), used
     raise ValueError("the Hessian is not positive definite, whatever is added to its diagonal")
 
 

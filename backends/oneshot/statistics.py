@@ -51,7 +51,7 @@ class Inputs:
     @property
     def hessian(self) -> Tensor:
         """2/n · Σ x·xᵀ, the second derivative of the mean squared error of each output. [in, in]"""
-        return self.second_moment * 2
+        return self.second_moment.mul_(2)
 
     @property
     def idle(self) -> Tensor:

@@ -25,10 +25,10 @@ from torch import Tensor
 from backends.memory import return_freed, return_large_arrays
 from backends.models import default_devices
 from backends.oneshot.blocks import enter, gone
-from backends.oneshot.engine import chosen_matrices, compress
-from backends.oneshot.feed import scores_width, windows_at_once
+from backends.oneshot.engine import chosen_matrices, compress, done_by_path
+from backends.oneshot.feed import held_bytes, layers_width, scores_width, windows_at_once
 from backends.oneshot.fetch import fetched
-from backends.oneshot.forms import Dense, sheets_of
+from backends.oneshot.forms import Dense
 from backends.oneshot.integers import Asked, form_for
 from backends.oneshot.matrices import Matrix, layer_paths
 from backends.oneshot.methods import Method
@@ -92,7 +92,7 @@ def compress_folder(
         raise InputError("model", source, f"has no dense layers or experts in {parts.path}", "use `advisor run`")
     check([matrix.path for found in chosen for matrix in found])
     written, not_packed = form_for(form, parts, method, chosen)
-    at_once = at_once or _at_once(tokens, parts, method)
+    at_once = at_once or _at_once(tokens, parts, [one for each in chosen for one in each], method)
     key = Key(
         source=fingerprint(source, parts.shards.files),
         method=setting,
@@ -163,8 +163,8 @@ def _blocks(
         parts.fill(number, tensors)
         found = _matrices(parts, number)
         method = form.method(make(readers_together(found)), number, found)
-        sheets = sheets_of(compress([parts.blocks[number]], batches, {0: found}, method, parts.config))
-        layers = form.write(out / names[number], number, sheets)
+        changed = done_by_path(compress([parts.blocks[number]], batches, {0: found}, method, parts.config))
+        layers = form.write(out / names[number], number, changed)
         parts.shards.let_go(parts.names[number])
         parts.free(number)
         return_freed()
@@ -190,12 +190,14 @@ def _batches(parts: Parts, folder: Path, tokens: Tensor, at_once: int, block: in
     return batches
 
 
-def _at_once(tokens: Tensor, parts: Parts, method: Method) -> int:
+def _at_once(tokens: Tensor, parts: Parts, found: Sequence[Matrix], method: Method) -> int:
     """Windows that pass a block together, as memory allows."""
     windows, length = tokens.shape
-    widest = max(max(p.shape[-2:]) for p in parts.blocks.parameters() if p.dim() > 1)
-    widest = max(widest, scores_width(_heads(parts), length, length))
-    return windows_at_once(windows, length, widest, method, parts.devices)
+    experts = getattr(parts.config.get_text_config(), "num_experts_per_tok", None) or 0
+    widest = max(layers_width(parts.blocks, experts), scores_width(_heads(parts), length, length))
+    inputs = max((m.read().shape[1] for m in found), default=0) if method.products else 0
+    held = max(held_bytes(block.parameters(), inputs) for block in parts.blocks)
+    return windows_at_once(windows, length, widest, method, parts.devices, 2 * held)  # and a block on its way
 
 
 def _heads(parts: Parts) -> int:

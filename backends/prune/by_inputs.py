@@ -74,9 +74,9 @@ def _grids(technique: OneShotPruning, model: LoadedModel, done: Sequence[Done]) 
     names = {id(parameter): name for name, parameter in model.module.named_parameters()}
     found = []
     for one in done:
-        if isinstance(technique, SparseGpt) and one.outcome.scales is not None:
+        if isinstance(technique, SparseGpt) and one.scales is not None:
             form = technique.bits, technique.group_size, technique.accuracy_level
-            grid = Grid(*form, one.outcome.scales, one.outcome.zeros)
+            grid = Grid(*form, one.scales, one.zeros)
             found.append((one.matrix.path, names[id(one.matrix.place.weight)], grid))
     return found
 

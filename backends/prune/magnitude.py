@@ -16,20 +16,26 @@ from knowledge.techniques.patterns import by_layer, names
 from knowledge.techniques.prune import Magnitude
 from knowledge.values import Decision
 
+CUDA_TOPK = 2**27  # values that may be listed with their places
+
 # -- tensors ---------------------------------------------------------------------------------------
 
 
 def smallest(scores: Tensor, count: int) -> Tensor:
     """True for exactly `count` entries of a flat tensor, those with the lowest scores; ties go by position.
 
-    By `kthvalue`, which has no limit on size (`torch.quantile` fails above 2^24 entries).
+    By `kthvalue`, which has no limit on size (`torch.quantile` fails above 2^24 entries); on CUDA, where one block of
+    threads would do all of that, by `topk`.
 
     >>> smallest(torch.tensor([3.0, 1.0, 2.0, 1.0, 1.0]), 2).tolist()
     [False, True, False, True, False]
     """
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    limit = torch.kthvalue(scores, count).values
+    if scores.is_cuda and count < CUDA_TOPK:
+        limit = torch.topk(scores, count, largest=False, sorted=False).values.amax()
+    else:
+        limit = torch.kthvalue(scores, count).values
     below = scores < limit
     ties = torch.nonzero(scores == limit).flatten()[: count - int(below.sum())]
     below[ties] = True

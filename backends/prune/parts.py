@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from backends.context import Context
@@ -105,6 +106,6 @@ def outlier_shares(
     for part in parts.values():
         scores = [(m.read().float().abs() * read[id(m)]).flatten() for m in part]
         count = sum(s.numel() for s in scores)
-        mean = sum(float(s.double().sum()) for s in scores) / count
+        mean = sum(float(s.sum(dtype=torch.float64)) for s in scores) / count
         shares.append(sum(int((s > OUTLIER * mean).sum()) for s in scores) / count)
     return np.array(shares)

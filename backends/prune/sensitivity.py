@@ -23,11 +23,12 @@ from backends.blocks import find_blocks
 from backends.context import Context
 from backends.models import LoadedModel
 from backends.oneshot.chosen import Forms, method_for
-from backends.oneshot.engine import Sums, changed_by_sums, chosen_matrices
+from backends.oneshot.engine import changed_by_sums, chosen_matrices
 from backends.oneshot.matrices import Matrix, matrices, watched
 from backends.oneshot.methods import Method
 from backends.oneshot.resumed import Resumed
 from backends.oneshot.run import is_one_block, padding
+from backends.oneshot.sums import Sums, summed
 from backends.oneshot.unfold import unfolds
 from backends.oneshot.whole import Whole
 from backends.prune.allocation import LEVELS
@@ -125,14 +126,16 @@ def _alone(technique: OneShotPruning, level: float, forms: Forms) -> Method:
 
 
 def _read(model: LoadedModel, reading: Resumed, found: Sequence[Matrix], method: Method) -> Sums:
-    sums = Sums(found, method)
     owners = [matrix.place.owner for matrix in found]
     whole = Whole(model, [owner for owner in owners if unfolds(owner)])
-    with watched(whole, getattr(model.module, "config", None), sums.see):
-        for at, batch in enumerate(reading.batches):
-            sums.mask = padding(batch)
-            reading.outputs(at)
-    return sums
+
+    def read(sums: Sums) -> None:
+        with watched(whole, getattr(model.module, "config", None), sums.see):
+            for at, batch in enumerate(reading.batches):
+                sums.mask = padding(batch)
+                reading.outputs(at)
+
+    return summed(found, method, read)
 
 
 def _blame(model: LoadedModel, reading: Resumed, found: Sequence[Matrix], method: Method) -> None:

@@ -33,7 +33,7 @@ class Totals:
         if not self.judge.sound:
             raise RunFailed(f"{technique.id}: the outputs on calibration data are not finite: no loss can be measured")
         found = [matrix for path in allocation.paths for matrix in matrices(model.module, path)]
-        self._kept = [(matrix, matrix.read().clone()) for matrix in found]
+        self._kept = [(matrix, matrix.read().to("cpu", copy=True)) for matrix in found]  # a GPU has less memory
         self.total, self.lost = 0.0, 0.0
         self.done: Sequence[Done] = ()
 
@@ -49,7 +49,6 @@ class Totals:
 
     def restore(self) -> None:
         """Give the model the weights that it came with."""
-        self.done = ()  # holds the weights of its layers
         for matrix, weight in self._kept:
             matrix.write(weight)
 
@@ -78,6 +77,6 @@ def pruned_to_budget(
     except RunFailed:
         totals.restore()
         raise
-    if not any(bool((one.outcome.weight == 0).any()) for one in totals.done):
+    if not any(bool((one.matrix.read() == 0).any()) for one in totals.done):
         raise RunFailed(f"{technique.id}: no row is so long that a weight of it can go for a loss of {asked:g}")
     return totals

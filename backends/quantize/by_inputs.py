@@ -57,9 +57,9 @@ def _body(technique: Rounding, done: Sequence[Done], names: Mapping[int, str]) -
         by_name.setdefault(names[id(one.matrix.place.weight)], []).append(one)
     for name, parts in by_name.items():
         parts.sort(key=lambda one: one.matrix.expert or 0)
-        scales = _together(parts, [one.outcome.scales for one in parts])
-        zeros = None if technique.symmetric else _together(parts, [one.outcome.zeros for one in parts])
-        factors = _together(parts, [one.outcome.factors for one in parts])
+        scales = _together(parts, [one.scales for one in parts])
+        zeros = None if technique.symmetric else _together(parts, [one.zeros for one in parts])
+        factors = _together(parts, [one.factors for one in parts])
         factors = None if factors is None or bool((factors == 1).all()) else factors
         assert scales is not None
         form = technique.bits, technique.group_size, technique.accuracy_level

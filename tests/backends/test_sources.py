@@ -1,5 +1,6 @@
 """The key of a run changes with everything that decides its results."""
 
+import copy
 import importlib
 import sys
 from dataclasses import replace
@@ -103,5 +104,7 @@ def test_an_edited_configuration_is_another_source_though_its_weights_are_the_sa
 
 def test_facts_and_the_device_are_part_of_the_key(code):
     source = code(FACTORY)
-    assert source.identity["device"] == "cuda" if torch.cuda.is_available() else "cpu"
+    assert source.identity["device"] == "cpu"
+    elsewhere = replace(source.model, module=copy.deepcopy(source.model.module).to("meta"))
+    assert replace(source, model=elsewhere).identity["device"] == "meta"
     assert replace(source, info=replace(source.info, classes=7)).identity != source.identity

@@ -138,6 +138,11 @@ class Module(backends._DummyBackendModule):
         return COUNT if available else 0
 
     @contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        assert device.type == NAME
+        yield
+
+    @contextmanager
     def stream(self, stream: Stream) -> Iterator[None]:
         yield
 

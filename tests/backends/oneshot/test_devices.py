@@ -8,19 +8,26 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends.models import load
-from backends.oneshot.methods import gptq_method, rounding_method, sparsegpt_method, wanda_method
+from backends.oneshot.methods import awq_method, gptq_method, rounding_method, sparsegpt_method, wanda_method
 from backends.oneshot.stream import compress_folder
+from backends.oneshot.unpack import unpack_folder
+from backends.prune.magnitude import smallest
 from backends.zoo.stdlib import token_windows
 from benchmarks.one_shot import perplexity, run
 
 CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+NAMES = [*(f"self_attn.{name}" for name in ATTENTION), *(f"mlp.{name}" for name in MLP)]
+ROUNDED = {f"model.layers.{block}.{name}": (4, 32) for block in range(6) for name in NAMES}
 METHODS = {
-    "gptq": lambda: gptq_method(4, 32, symmetric=False),
-    "gptq in activation order": lambda: gptq_method(3, 32, symmetric=True, reorder=True),
-    "sparsegpt": lambda: sparsegpt_method(lambda path: 0.5),
-    "sparsegpt 2:4, rounded": lambda: sparsegpt_method(lambda path: 0.5, (2, 4)),
-    "wanda": lambda: wanda_method(lambda path: 0.5),
-    "round": lambda: rounding_method(4, 32, symmetric=False),
+    "gptq": lambda readers: gptq_method(4, 32, symmetric=False),
+    "gptq in activation order": lambda readers: gptq_method(3, 32, symmetric=True, reorder=True),
+    "awq": lambda readers: awq_method(4, 32, False, 5, True, readers),
+    "sparsegpt": lambda readers: sparsegpt_method(lambda path: 0.5),
+    "sparsegpt 2:4, rounded": lambda readers: sparsegpt_method(lambda path: 0.5, (2, 4), forms=ROUNDED),
+    "wanda": lambda readers: wanda_method(lambda path: 0.5),
+    "round": lambda readers: rounding_method(4, 32, symmetric=False),
 }
 
 
@@ -28,9 +35,16 @@ def tensors(folder):
     return {name: one for path in folder.glob("*.safetensors") for name, one in load_file(path).items()}
 
 
-def streamed(source, out, ids, method, devices):
-    compress_folder(source, out, ids, lambda readers: METHODS[method](), method, devices=devices)
+def streamed(source, out, ids, method, devices, form="dense"):
+    compress_folder(source, out, ids, METHODS[method], method, devices=devices, form=form)
     return tensors(out)
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch):
+    """A window at a time, and on disk between blocks."""
+    monkeypatch.setattr("backends.oneshot.feed.SHARE", 0)
+    monkeypatch.setattr("backends.oneshot.spill.SHARE", 0)
 
 
 def test_simulated_devices_are_as_strict_as_real_ones(simulated):
@@ -74,13 +88,24 @@ def test_simulated_gpus_give_what_the_cpu_gives(kind, method, count, small, simu
     assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
 
 
-def test_batches_follow_the_blocks_from_device_to_device_and_disk(small, simulated, one_kernel, tmp_path, monkeypatch):
-    monkeypatch.setattr("backends.oneshot.feed.SHARE", 0)  # a window at a time
-    monkeypatch.setattr("backends.oneshot.spill.SHARE", 0)  # on disk between blocks
+@pytest.mark.usefixtures("short_of_memory")
+@pytest.mark.parametrize("method", ["sparsegpt", "awq"])
+def test_batches_follow_the_blocks_from_device_to_device_and_disk(method, small, simulated, one_kernel, tmp_path):
     small.transformer("llama", hidden=32, blocks=3).module.save_pretrained(tmp_path / "source")
     ids = torch.randint(64, (16, 16), generator=torch.Generator().manual_seed(0))
-    wanted = streamed(tmp_path / "source", tmp_path / "cpu", ids, "sparsegpt", [CPU])
-    found = streamed(tmp_path / "source", tmp_path / "gpus", ids, "sparsegpt", simulated)
+    wanted = streamed(tmp_path / "source", tmp_path / "cpu", ids, method, [CPU])
+    found = streamed(tmp_path / "source", tmp_path / "gpus", ids, method, simulated)
+    assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_what_simulated_gpus_round_is_packed_as_the_cpu_packs_it(method, small, simulated, one_kernel, tmp_path):
+    """After AWQ, norms take the division of their channels."""
+    small.transformer("llama", hidden=32, blocks=3).module.save_pretrained(tmp_path / "source")
+    ids = torch.randint(64, (16, 16), generator=torch.Generator().manual_seed(0))
+    wanted = streamed(tmp_path / "source", tmp_path / "cpu", ids, method, [CPU], "packed")
+    found = streamed(tmp_path / "source", tmp_path / "gpus", ids, method, simulated, "packed")
+    assert any(name.endswith("weight_packed") for name in wanted)
     assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
 
 
@@ -96,20 +121,57 @@ def test_a_model_on_a_simulated_gpu_is_compressed_where_it_is(setting, small, si
         assert torch.equal(wanted, found.cpu()), name
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("count", [1, 2])
-def test_gpus_give_models_as_good_as_the_cpu_gives(method, count, tmp_path):
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    """(folder of a trained model, windows to calibrate on, windows to judge by)"""
+    folder = tmp_path_factory.mktemp("language")
+    load("zoo:stdlib-lm").module.save_pretrained(folder, max_shard_size="2MB")
+    parts = ("calibration", "verification")
+    return folder, *(torch.from_numpy(token_windows(part, 32, 0).inputs["input_ids"]) for part in parts)
+
+
+def check_on_gpus(count, method, language, folder, form="dense"):
+    """The model that GPUs give is as good as the CPU's."""
     if torch.cuda.device_count() < count:
         pytest.skip(f"needs {count} CUDA devices")
-    load("zoo:stdlib-lm").module.save_pretrained(tmp_path / "source", max_shard_size="2MB")
-    calibration, held_out = (
-        torch.from_numpy(token_windows(part, 32, 0).inputs["input_ids"]) for part in ("calibration", "verification")
-    )
+    source, calibration, held_out = language
     found = []
     for name, devices in {"cpu": [CPU], "cuda": [torch.device("cuda", number) for number in range(count)]}.items():
-        streamed(tmp_path / "source", tmp_path / name, calibration, method, devices)
-        model = load(str(tmp_path / name)).module
-        found.append(perplexity(model, held_out.to(model.device)))
+        streamed(source, folder / name, calibration, method, devices, form)
+        if form == "packed":
+            unpack_folder(folder / name, folder / f"{name}-plain")
+        model = load(str(folder / (f"{name}-plain" if form == "packed" else name))).module
+        found.append(perplexity(model, held_out))
     assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_gpus_give_models_as_good_as_the_cpu_gives(method, count, language, tmp_path):
+    check_on_gpus(count, method, language, tmp_path)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.usefixtures("short_of_memory")
+@pytest.mark.parametrize("method", ["gptq", "awq", "wanda"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_gpus_that_are_short_of_memory_take_windows_one_by_one(method, count, language, tmp_path):
+    check_on_gpus(count, method, language, tmp_path)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_what_a_gpu_rounds_is_packed(method, language, tmp_path):
+    check_on_gpus(1, method, language, tmp_path, "packed")
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_the_smallest_scores_are_the_same_on_a_gpu():
+    scores = torch.randint(100, (10_000,), generator=torch.Generator().manual_seed(0)).float()
+    for count in (1, 5_000, 10_000):
+        assert torch.equal(smallest(scores.cuda(), count).cpu(), smallest(scores, count))

@@ -100,14 +100,14 @@ def test_awq_scales_what_an_expert_can_divide_for_nothing(mixtral, ids):
     changed, done = compressed(mixtral, awq_method(*FORM, 20, True, {}), [ids])
     before, after = (module.model.layers[0].mlp.experts for module in (mixtral, changed))
     for one, x in zip(done[:8:2], routed(mixtral, ids), strict=True):
-        assert one.outcome.factors.eq(1).all()  # the router reads the same
+        assert one.factors.eq(1).all()  # the router reads the same
         expert = one.matrix.expert
         moment = summed(inner(after, expert, x).detach()).second_moment
         weight = before.down_proj[expert].detach()
         factors = channel_factors([weight], moment, *FORM, 20)
         down, *_ = awq(weight, factors, moment, *FORM, True)
         torch.testing.assert_close(after.down_proj[expert].detach(), down, atol=1e-5, rtol=1e-5)
-    assert any(bool((one.outcome.factors != 1).any()) for one in done if one.matrix.path.endswith("down_proj"))
+    assert any(bool((one.factors != 1).any()) for one in done if one.matrix.path.endswith("down_proj"))
 
 
 def test_experts_in_four_bits_lose_less_by_gptq_than_rounded_to_nearest():

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from backends.oneshot.engine import BEFORE_SHARE
-from backends.oneshot.feed import COPIES, SHARE, scores_width, windows_at_once
+from backends.oneshot.feed import COPIES, SHARE, held_bytes, layers_width, scores_width, windows_at_once
 from backends.oneshot.methods import sparsegpt_method, wanda_method
 from backends.oneshot.parts import Parts
 from backends.oneshot.run import calibration_batches
@@ -52,6 +53,30 @@ def test_an_image_has_fewer_tokens_than_places(name, expected, small, sparsegpt,
     split = zoo_data(name, 0).calibration.head(4) if name.startswith("digits") else small.split(model, count=4)
     calibration_batches(model, small.context(model, split), sparsegpt)
     assert seen == [(model.info.heads, expected)]
+
+
+def test_what_is_held_leaves_less(sparsegpt):
+    free = windows_at_once(10_000, 2048, 8192, sparsegpt)
+    half = windows_at_once(10_000, 2048, 8192, sparsegpt, held=8 * GIGABYTE)
+    assert half == free // 2
+    assert (
+        1 <= windows_at_once(10_000, 128, 8192, sparsegpt, held=99 * GIGABYTE) <= free
+    )  # some is free, whatever is said
+
+
+def test_weights_and_a_hessian_are_held_in_float32():
+    assert held_bytes([torch.ones(3, 5, dtype=torch.bfloat16), torch.ones(7)]) == 4 * (15 + 7)
+    assert held_bytes([], hessian_width=10) == 4 * 5 * 100
+
+
+def test_experts_get_copies_of_what_is_sent_to_them(small):
+    """Mixtral's experts are stacked: [experts, 2 · inner, hidden] and [experts, hidden, inner]."""
+    config = small.transformer("mixtral", hidden=32, blocks=1).module.config
+    blocks = small.transformer("mixtral", hidden=32, blocks=1).module.model.layers
+    widest = max(2 * config.intermediate_size, config.hidden_size)
+    assert layers_width(blocks, config.num_experts_per_tok) == config.num_experts_per_tok * widest
+    assert layers_width(small.transformer("llama", hidden=32, blocks=1).module.model.layers, 0) > 32
+    assert layers_width(nn.Sequential(nn.LayerNorm(8)), 0) == 1
 
 
 def test_one_window_passes_however_long(sparsegpt):
