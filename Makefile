@@ -34,7 +34,7 @@ lint: $(READY)
 bench: $(READY)
 	for b in planning trial_overhead exporting training cached_heads stage_sharing scale calibration roofline order streaming; do $(RUN)/python -m benchmarks.$$b || exit 1; done
 
-# retrains the language models that ship with the package (about 50 minutes on 2 cores)
+# retrains the language models that ship with the package (some two hours on 2 cores)
 zoo: $(READY)
 	$(RUN)/python -m backends.zoo.train stdlib-lm stdlib-lm-large stdlib-gpt2 stdlib-moe
 

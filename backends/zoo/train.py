@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from backends.zoo import stdlib
 from knowledge.files import replacing
 
-STEPS = {"stdlib-lm": 2000, "stdlib-lm-large": 2200, "stdlib-gpt2": 2000, "stdlib-moe": 3000}
+STEPS = {"stdlib-lm": 6000, "stdlib-lm-large": 2200, "stdlib-gpt2": 6000, "stdlib-moe": 5000}
 RATES = {"stdlib-lm": 3e-3, "stdlib-lm-large": 2e-3, "stdlib-gpt2": 2e-3, "stdlib-moe": 3e-3}
 BATCH = 16
 WARM_UP = 60  # steps
@@ -48,7 +48,7 @@ def optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.97))
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.97), fused=True)
 
 
 @torch.no_grad()
