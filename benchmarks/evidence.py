@@ -31,7 +31,7 @@ from knowledge.techniques.catalog import build
 from knowledge.values import InputError, Stage, Workload
 
 SEQ_LEN = 128
-LITTLE_TRAINED = ("stdlib-lm-large",)  # on a seventh of the others' tokens a weight: what it loses tells of no other model
+LITTLE_TRAINED = ("stdlib-lm-large",)  # so far: what it loses tells of no other model
 
 
 def open_model(name: str, store: Store) -> Pipeline:
