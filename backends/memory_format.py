@@ -32,12 +32,13 @@ def channels_last(model: LoadedModel, batch: Mapping[str, Tensor]) -> Iterator[N
 
 
 def _weights(model: LoadedModel) -> list[nn.Parameter]:
-    """Weights of 2-D convolutions that are parameters (not made anew at each step from others), each once."""
+    """Weights of 2-D convolutions that are parameters (not made anew at each step from others) and dense, each once."""
     if model.device.type != "cpu":
         return []
     convolutions = [part for part in model.module.modules() if isinstance(part, nn.Conv2d)]
     found = [conv._parameters.get("weight") for conv in convolutions]
-    return list({id(weight): weight for weight in found if weight is not None}.values())
+    weights = {id(weight): weight for weight in found if weight is not None}.values()
+    return [weight for weight in weights if weight.stride() == torch.empty_like(weight).stride()]  # without gaps
 
 
 def _restore(weights: list[nn.Parameter], layouts: list[tuple[int, ...]]) -> None:

@@ -119,7 +119,7 @@ def run(model: Any, calibration: Tensor, setting: str) -> None:
     path, blocks = find_blocks(model, mixed=True)
     chosen = chosen_matrices(model, path, layer_paths(blocks, path))
     method = method_of(setting, readers_together(joined.from_iterable(chosen.values())))
-    width = layers_width(blocks, getattr(model.config, "num_experts_per_tok", 0))
+    width = layers_width(blocks, getattr(model.config, "num_experts_per_tok", None) or 0)
     size = windows_at_once(*calibration.shape, width, method, [model.device], held_bytes(model.parameters()))
     parts = calibration.to(model.device).split(size)
     entries = [enter(model, partial(model, input_ids=part, use_cache=False)) for part in parts]

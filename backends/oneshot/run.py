@@ -95,7 +95,7 @@ def calibration_batches(model: LoadedModel, context: Context, method: Method) ->
     length = max(
         (a.shape[1] for a in split.inputs.values() if a.ndim == 2), default=math.prod(layers.info.image_size) or 1
     )
-    copies = np.where(layers.kind == "experts", layers.info.experts_per_token, 1)  # of what is sent to each
+    copies = np.where(layers.kind == "experts", max(layers.info.experts_per_token, 1), 1)  # of what is sent to each
     widest = int((layers.outputs * copies)[layers.kind != "embedding"].max(initial=1))
     rows = layers.positions * (layers.inputs // layers.groups) * layers.kernel  # numbers in a sample's unfolded inputs
     widest = max(widest, int(rows[layers.kind == "conv"].max(initial=0)) // length)

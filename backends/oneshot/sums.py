@@ -29,11 +29,12 @@ class LastRead:
 
     def inputs_of(self, x: Tensor) -> Inputs | None:
         """The sums that hold `x` already; None where another tensor was read last, or this one has changed."""
-        return self._inputs if x is self._x and _version(x) == self._version else None
+        same = x is self._x and not x.is_inference()  # of those made for inference nobody knows whether they changed
+        return self._inputs if same and x._version == self._version else None
 
     def keep(self, x: Tensor, inputs: Inputs) -> Inputs:
         """Remember that `inputs` hold x."""
-        self._x, self._version, self._inputs = x, _version(x), inputs
+        self._x, self._version, self._inputs = x, 0 if x.is_inference() else x._version, inputs
         return inputs
 
 
@@ -45,7 +46,7 @@ class Sums:
         self.todo = by_key(found)
         self.sums: dict[Key, Inputs] = {}
         self.mask: Tensor | None = None  # of the batch that is on its way
-        self._last = LastRead()
+        self.last = LastRead()
         self._read: dict[Key, int] = {}  # tensors that each has read
         self._held: dict[int, int] = {}  # tensors that each sum holds
         self._together = True
@@ -66,11 +67,11 @@ class Sums:
         return self.sums.pop(key, None) or Inputs(self.todo[key].read().shape[1])
 
     def _count(self, key: Key, x: Tensor, tokens: Tensor | None) -> None:
-        last = self._last.inputs_of(x) if self.shared else None
+        last = self.last.inputs_of(x) if self.shared else None
         if last is not None and self.sums.setdefault(key, last) is last:
             self._together &= self._read.get(key, 0) == self._held[id(last)] - 1
         else:
-            last = self._last.keep(x, self.sums.setdefault(key, Inputs(x.shape[-1])))
+            last = self.last.keep(x, self.sums.setdefault(key, Inputs(x.shape[-1])))
             held = self._held.get(id(last), 0)
             self._together &= self._read.get(key, 0) == held
             last.add(counted(x, self.mask, tokens), self.method.products)
@@ -86,13 +87,8 @@ def summed(found: Sequence[Matrix], method: Method, read: Callable[[Sums], None]
     """
     sums = Sums(found, method)
     read(sums)
-    if sums.sound:
-        return sums
-    sums = Sums(found, method, shared=False)
-    read(sums)
+    if not sums.sound:
+        sums = Sums(found, method, shared=False)
+        read(sums)
+    sums.last = LastRead()  # all is read: the last tensor and its sum may go
     return sums
-
-
-def _version(x: Tensor) -> int:
-    """How often a tensor was written to in place; of those made for inference alone nobody knows."""
-    return 0 if x.is_inference() else x._version

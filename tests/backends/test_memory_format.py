@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from backends.memory_format import channels_last
+from backends.memory_format import _weights, channels_last
 from backends.structure import distinct
 from backends.tasks import task_for
 from backends.training import _fused, tensors, train
@@ -90,6 +90,18 @@ class Laid(Images):
         return super().forward(pixels)
 
 
+class Widened(Images):
+    """One channel's weights stand for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.first.weight = nn.Parameter(self.first.weight.detach()[:, :1].expand(-1, 3, -1, -1))
+
+    def forward(self, pixels):
+        return super().forward(pixels.expand(-1, 3, -1, -1))
+
+
 NETWORKS = [(Images, True), (Viewing, False), (Asserting, False), (Volumes, True), (Masked, True), (Placed, True)]
 NETWORKS += [(Laid, True)]
 
@@ -150,8 +162,17 @@ def test_a_weight_made_from_others_is_left_alone(small):
     nn.utils.parametrizations.weight_norm(module.second)
     model = dataclasses.replace(small.cnn(), module=module)
     split = small.split(model)
+    assert [id(weight) for weight in _weights(model)] == [id(module.first.weight)]
     curve = train(model, task_for(model.info.task), split, epochs=4, learning_rate=5e-3)
     assert curve[-1].loss < curve[0].loss
+
+
+def test_weights_that_share_memory_within_themselves_are_left_alone(small):
+    model = dataclasses.replace(small.cnn(), module=Widened())
+    assert [id(weight) for weight in _weights(model)] == [id(model.module.second.weight)]
+    with channels_last(model, tensors(small.split(model), np.arange(2), torch.device("cpu"))):
+        assert 0 in model.module.first.weight.stride()
+    assert 0 in model.module.first.weight.stride()
 
 
 def test_how_weights_lie_changes_training_by_no_more_than_rounding(small, monkeypatch):

@@ -1,6 +1,7 @@
 """What is summed up over batches: shared by matrices that read the same, and never by others."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from backends.oneshot.blocks import Entry
 from backends.oneshot.engine import compress
 from backends.oneshot.matrices import layer_paths, matrices, watched
 from backends.oneshot.methods import gptq_method, sparsegpt_method, wanda_method
+from backends.oneshot.statistics import Inputs
 from backends.oneshot.sums import Sums, by_key, summed
 
 WIDTH = 16
@@ -132,9 +134,10 @@ def test_what_reads_the_same_has_one_sum(batches):
 
 def test_a_sum_goes_with_the_last_that_reads_it(batches):
     sums = summed_up(block(Block), batches, METHODS["sparsegpt"]())
+    held = [weakref.ref(one) for one in sums.sums.values()]
     for key in list(sums.todo):
         assert sums.take(key).tokens == sum(x.shape[0] * x.shape[1] for x in batches)
-    assert sums.sums == {}
+    assert [one() for one in held] == [None] * 3
     assert sums.take(next(iter(sums.todo))).tokens == 0  # as one that nothing was read by
 
 
@@ -154,6 +157,32 @@ def test_batches_give_what_one_of_them_all_gives_by_sums_of_their_own(method, ba
     together, alone = changed(True), changed(False)
     assert all(torch.equal(together[name], alone[name]) for name in together)
     assert not torch.equal(together["q.weight"], block(Block).q.weight)
+
+
+@pytest.mark.parametrize("kind", [Block, Changing])
+def test_one_batch_gives_what_sums_of_their_own_give(kind, batches):
+    """What a layer reads is not what another read before it was written to in place."""
+    method, module = METHODS["wanda"](), block(kind)
+    found = [matrix for path in "qk" for matrix in matrices(module, path)]
+    read = {matrix.path: read_by_hooks(block(kind), batches[:1])[matrix.path] for matrix in found}
+    list(compress([module], [Entry(batches[0].clone(), [((), {})], None)], {0: found}, method, None))
+    for matrix in found:
+        x = read[matrix.path]
+        inputs = Inputs(WIDTH)
+        inputs.add(x, gram=False)
+        wanted = method.apply(matrix.path, getattr(block(kind), matrix.path).weight.detach(), inputs).weight
+        torch.testing.assert_close(matrix.read(), wanted)
+
+
+def test_tensors_made_for_inference_may_have_changed():
+    module = block(Block)
+    sums = Sums([m for path in "qk" for m in matrices(module, path)], METHODS["sparsegpt"]())
+    with torch.inference_mode():
+        x = torch.ones(1, 4, WIDTH)
+        sums.see(module.q, "weight", None, x, None)
+        sums.see(module.k, "weight", None, x.mul_(2), None)
+    first, second = sums.sums.values()
+    assert torch.equal(second.products, 4 * first.products)
 
 
 def test_keys_are_what_the_engine_calls_matrices():
